@@ -1,0 +1,124 @@
+"""Device, precision and ranks: the only module that touches MindSpore's context.
+
+Ascend and GPU paths are written against the documented API and were not run here: no such device was at hand.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+from mindspore import communication
+
+from src.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
+
+_INSTALL_HINT = {
+    "Ascend": "install the CANN toolkit and its driver, and check `npu-smi info`",
+    "GPU": "MindSpore's GPU builds end with 2.2 (Python 3.7 to 3.9, CUDA 11.6): install that one, and check `nvidia-smi`",
+}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where and how a run computes.
+
+    Attributes:
+        device_target: Ascend, GPU or CPU.
+        rank: this process's number, 0 to `world_size` - 1; only rank 0 writes.
+        world_size: number of processes that train together.
+        amp_level: O0 (fp32), O2 or O3 (fp16).
+        loss_scaling: off, fixed or dynamic.
+    """
+
+    device_target: str
+    device_id: int = 0
+    rank: int = 0
+    world_size: int = 1
+    amp_level: str = "O0"
+    loss_scaling: str = "off"
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a report says about the machine: device, ranks, precision, versions."""
+        return {"device_target": self.device_target, "world_size": self.world_size, "amp_level": self.amp_level,
+                "mindspore": ms.__version__, "cpu_count": os.cpu_count()}
+
+
+def create_backend(device_target: str = "CPU", device_id: int = 0, distribute: bool = False, device_num: int = 1,
+                   recipe: Mapping[str, Any] | None = None) -> Backend:
+    """Set MindSpore's device, mode and ranks, once, before any kernel runs.
+
+    Args:
+        device_target: one of `DEVICE_TARGETS`.
+        device_id: the card; without meaning on CPU.
+        distribute: join the other ranks (started by msrun, mpirun or with an HCCL rank table).
+        device_num: number of ranks that the caller expects when `distribute` is set.
+        recipe: its `amp_level`, `loss_scaling` and `seed` take effect; fp32 without one.
+
+    Raises:
+        UserError: the device is not there, the ranks cannot be joined, or their number is not `device_num`.
+    """
+    recipe = recipe or {"amp_level": "O0", "loss_scaling": "off", "seed": 1}
+    ms.set_context(mode=ms.GRAPH_MODE)
+    _set_device(device_target, device_id)
+    ms.set_seed(recipe["seed"])
+    # MindSpore's output of one-cycle DataQueue and shared-memory warnings does not matter here; errors do.
+    rank, world_size = _join_ranks(device_num) if distribute else (0, 1)
+    amp_level, loss_scaling = _resolve_precision(device_target, recipe)
+    return Backend(device_target, device_id, rank, world_size, amp_level, loss_scaling)
+
+
+def base_learning_rate(backend: Backend, recipe: Mapping[str, Any]) -> float:
+    """Return the recipe's base rate for the device: `lr_ascend` on Ascend, `lr` elsewhere."""
+    return recipe["lr_ascend"] if backend.device_target == "Ascend" else recipe["lr"]
+
+
+def _set_device(device_target: str, device_id: int) -> None:
+    if device_target not in DEVICE_TARGETS:
+        raise UserError(f"unknown device target {device_target!r}: expected one of {', '.join(DEVICE_TARGETS)}")
+    try:
+        ms.set_device(device_target, device_id)
+    except (RuntimeError, ValueError) as error:
+        if device_target == "CPU":
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"device target {device_target} is not available to MindSpore {ms.__version__} here ({reason}); "
+            f"{_INSTALL_HINT[device_target]}, or use --device_target CPU") from error
+
+
+def _join_ranks(device_num: int) -> tuple[int, int]:
+    try:
+        communication.init()
+        rank, world_size = communication.get_rank(), communication.get_group_size()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"joining the other ranks failed ({reason}); start through scripts/train_distribute*.sh, "
+                        "or with --run_distribute 0 for one process") from error
+    if world_size != device_num:
+        raise UserError(f"--device_num says {device_num} ranks, the launcher started {world_size}; make them equal")
+    ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
+                                 device_num=world_size)
+    return rank, world_size
+
+
+def _resolve_precision(device_target: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
+    amp_level = recipe["amp_level"]
+    if amp_level == "auto":
+        amp_level = "O0" if device_target == "CPU" else "O2"
+    if device_target == "CPU" and amp_level != "O0":
+        # fp16 runs on CPU but gains nothing, so a recipe that asks for it was meant for another device.
+        raise UserError(f"recipe key 'amp_level': found {amp_level!r}, but CPU computes in fp32 only; use auto or O0")
+    loss_scaling = recipe["loss_scaling"]
+    if loss_scaling == "auto":
+        loss_scaling = "off" if amp_level == "O0" else "dynamic"
+    return amp_level, loss_scaling

@@ -1,0 +1,190 @@
+"""The recipes' settings and the rules for overriding them.
+
+Edit the values here, or leave the file alone and override single keys on the command line
+(`--set epochs=100 lr=0.001`) or from a JSON file (`--config my_recipe.json`).
+Every key has an effect, and `tests/test_config.py` names the test that shows it.
+"""
+
+import copy
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from easydict import EasyDict
+
+from src.errors import UserError
+
+vnet_cfg = EasyDict(
+    {
+        # Data
+        "task": "promise12",  # data set layout, a name in src/data/__init__.py's TASKS
+        "fold": -1,  # -1: split files as they are; k >= 0: fold k of `folds` of the training split is validation
+        "folds": 5,
+        "dirResult": "results/infer",  # metrics and report of checkpoints that lie in no run folder
+        "dirPredictionImage": "results/prediction",  # predicted masks
+        "normDir": False,  # bring volumes to identity direction first
+        "dstRes": [1.0, 1.0, 1.5],  # mm, (x, y, z)
+        "VolSize": [128, 128, 64],  # voxels, (x, y, z)
+        "intensity_percentiles": [0.0, 100.0],  # mapped to [0, 1]; [0.5, 99.5] tames spikes
+        "augment": False,
+        # Network
+        "variant": "default",  # default: batch norm; paper: as in Milletari et al. 2016
+        "activation": "auto",  # elu, prelu, or auto: the variant's own
+        "base_channels": 16,
+        "dropout": 0.5,
+        "out_kernel": 1,  # last convolution; 3 in the first MindSpore release
+        # Optimisation
+        "batch_size": 4,  # per rank
+        "epochs": 500,
+        "loss": "dice",  # dice, dice_ce
+        "optimizer": "adam",  # adam, adamw, sgd
+        "lr": 0.0005,
+        "lr_ascend": 0.001,  # base rate on Ascend, in place of lr
+        "weight_decay": 1e-4,
+        "momentum": 0.99,  # sgd only
+        "warmup_step": 120,
+        "warmup_ratio": 0.3,
+        "grad_clip": 0.0,  # largest global gradient norm; 0: no clipping
+        "amp_level": "auto",  # O0, O2, O3, or auto: O2 on Ascend and GPU, O0 on CPU
+        "loss_scaling": "auto",  # off, fixed, dynamic, or auto: dynamic with fp16, else off
+        "loss_scale": 1024.0,
+        "seed": 1,
+        # Run
+        "val_every": 10,  # epochs between validations; 0: never
+        "early_stopping": 0,  # validations without a better Dice before stopping; 0: off
+        "save_every": 1,  # epochs between checkpoints
+        "keep_checkpoint_max": 10,
+    }
+)
+
+RECIPES: dict[str, EasyDict] = {"vnet_promise12": vnet_cfg}
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "variant": ("default", "paper"),
+    "activation": ("auto", "elu", "prelu"),
+    "loss": ("dice", "dice_ce"),
+    "optimizer": ("adam", "adamw", "sgd"),
+    "amp_level": ("auto", "O0", "O2", "O3"),
+    "loss_scaling": ("auto", "off", "fixed", "dynamic"),
+}
+_POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "keep_checkpoint_max", "loss_scale")
+_NOT_NEGATIVE = ("dropout", "lr", "lr_ascend", "weight_decay", "momentum", "warmup_step", "warmup_ratio",
+                 "grad_clip", "val_every", "early_stopping", "seed")
+
+
+def load_recipe(name: str = "vnet_promise12", config_file: str | Path | None = None,
+                overrides: Iterable[str] = ()) -> EasyDict:
+    """Return a copy of the recipe `name` with the overrides of a JSON file and of the command line, in that order.
+
+    Args:
+        name: a key of `RECIPES`.
+        config_file: JSON object of keys to override.
+        overrides: `KEY=VALUE` items; values are read as JSON, and as plain text where they are no JSON.
+
+    Raises:
+        UserError: unknown recipe or key (with the nearest name), wrong type, or a value out of range.
+    """
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}{_nearest(name, RECIPES)}; known: {', '.join(RECIPES)}")
+    changes: dict[str, Any] = {}
+    if config_file is not None:
+        changes.update(_read_override_file(Path(config_file)))
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator:
+            raise UserError(f"override {item!r}: expected KEY=VALUE, for example epochs=100")
+        changes[key.strip()] = _parse_value(text)
+    return apply_overrides(RECIPES[name], changes)
+
+
+def apply_overrides(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> EasyDict:
+    """Return a deep copy of `recipe` with `changes` applied, every key and value checked.
+
+    Raises:
+        UserError: as `load_recipe`.
+    """
+    result = EasyDict(copy.deepcopy(dict(recipe)))
+    for key, value in changes.items():
+        if key not in result:
+            raise UserError(f"unknown recipe key {key!r}{_nearest(key, result)}; the keys are in src/config.py")
+        result[key] = _checked_type(key, value, result[key])
+    _check_ranges(result)
+    return result
+
+
+def plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe as plain JSON types, for `recipe.json` and checkpoints."""
+    return json.loads(json.dumps(dict(recipe)))
+
+
+def _read_override_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"recipe file {path}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise UserError(f"recipe file {path}: not valid JSON ({error}); expected an object of keys and values") from error
+    if not isinstance(content, dict):
+        raise UserError(f"recipe file {path}: found a JSON {type(content).__name__}, expected an object of keys")
+    return content
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False}.get(text, text)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    return f", did you mean {lower[close[0]]!r}?" if close else ""
+
+
+def _checked_type(key: str, value: Any, present: Any) -> Any:
+    """Return `value` in the type of the `present` value, or raise; an int is a fine float, a bool is no number."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(present, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(present, int):
+        fits = number and float(value).is_integer()
+        value = int(value) if fits else value
+    elif isinstance(present, float):
+        fits = number
+        value = float(value) if fits else value
+    elif isinstance(present, (list, tuple)):
+        fits = isinstance(value, (list, tuple)) and len(value) == len(present)
+        value = [_checked_type(key, item, like) for item, like in zip(value, present, strict=True)] if fits else value
+    else:
+        fits = isinstance(value, type(present))
+    if not fits:
+        expected = f"{len(present)} numbers" if isinstance(present, (list, tuple)) else type(present).__name__
+        raise UserError(f"recipe key {key!r}: found {value!r}, expected {expected} (such as {present!r})")
+    return value
+
+
+def _check_ranges(recipe: Mapping[str, Any]) -> None:
+    def require(condition: bool, key: str, expected: str) -> None:
+        if not condition:
+            raise UserError(f"recipe key {key!r}: found {recipe[key]!r}, expected {expected}")
+
+    for key, allowed in _CHOICES.items():
+        near = _nearest(str(recipe[key]), allowed)
+        require(recipe[key] in allowed, key, f"one of {', '.join(allowed)}{near}")
+    for key in _POSITIVE:
+        require(recipe[key] > 0, key, "a number above 0")
+    for key in _NOT_NEGATIVE:
+        require(recipe[key] >= 0, key, "a number of 0 or more")
+    require(recipe["dropout"] < 1, "dropout", "a probability below 1")
+    require(recipe["momentum"] < 1, "momentum", "a number below 1")
+    require(recipe["warmup_ratio"] <= 1, "warmup_ratio", "a share of the base rate, at most 1")
+    require(recipe["out_kernel"] in (1, 3), "out_kernel", "1 or 3")
+    require(-1 <= recipe["fold"] < recipe["folds"], "fold", f"-1, or 0 to folds - 1 = {recipe['folds'] - 1}")
+    require(all(0 < value for value in recipe["dstRes"]), "dstRes", "spacings above 0 mm")
+    low, high = recipe["intensity_percentiles"]
+    require(0 <= low < high <= 100, "intensity_percentiles", "two rising percentiles between 0 and 100")
+    # Four halvings in the network; a block that does not divide would come back smaller than it went in.
+    require(all(n > 0 and n % 16 == 0 for n in recipe["VolSize"]), "VolSize", "multiples of 16")

@@ -1,0 +1,29 @@
+"""One patient's files, and how a volume's file name splits into case id and suffix."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+VOLUME_SUFFIXES = (".mhd", ".mha", ".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Where one case lies on disk.
+
+    Attributes:
+        case_id: the image's file name without suffix, e.g. `Case00`; names every file written for the case.
+        image_path: the image volume.
+        label_path: the ground truth on the image's grid, or None where there is none.
+    """
+
+    case_id: str
+    image_path: Path
+    label_path: Path | None = None
+
+
+def split_volume_name(name: str) -> tuple[str, str]:
+    """Split `Case00.nii.gz` into `("Case00", ".nii.gz")`; the suffix is "" when it is not a volume's."""
+    for suffix in VOLUME_SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)], name[-len(suffix) :]
+    return name, ""

@@ -1,0 +1,57 @@
+"""Check a whole data set before it is used, and list every problem in one go."""
+
+import logging
+from collections.abc import Iterable
+
+from src.data.case import Case
+from src.data.data_manager import DataManager, Sample
+from src.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+def check_cases(cases: Iterable[Case], manager: DataManager) -> list[str]:
+    """Load every case and collect what is wrong.
+
+    A sound case gives a log line with its size, spacing and foreground. A label that is empty or reaches beyond the
+    network's block is a warning, since such cases can be trained and evaluated on.
+
+    Returns:
+        One sentence per problem, naming case, file, what was found and expected, and what to do.
+    """
+    problems = []
+    for case in cases:
+        try:
+            sample = manager.load(case)
+        except DataError as error:
+            problems += error.problems
+            continue
+        _log(sample, manager)
+    return problems
+
+
+def require_clean(cases: Iterable[Case], manager: DataManager) -> None:
+    """Raise what `check_cases` finds.
+
+    Raises:
+        DataError: with every problem of every case.
+    """
+    if problems := check_cases(cases, manager):
+        raise DataError(problems)
+
+
+def _log(sample: Sample, manager: DataManager) -> None:
+    native = sample.native
+    text = (f"{sample.case_id}: {' x '.join(map(str, native.size))} voxels of "
+            f"{' x '.join(f'{length:.4g}' for length in native.spacing)} mm")
+    if sample.label is None:
+        logger.info("%s, no label", text)
+        return
+    logger.info("%s, foreground %.2f ml, %.1f %% of it outside the block", text, sample.foreground_ml,
+                100 * sample.cropped_foreground)
+    if sample.foreground_ml == 0:
+        logger.warning("%s: the label is empty; check that this is meant", sample.case_id)
+    if sample.cropped_foreground > 0:
+        logger.warning("%s: %.1f %% of the foreground lies outside the centre block of %s voxels at %s mm; "
+                       "enlarge VolSize or dstRes", sample.case_id, 100 * sample.cropped_foreground,
+                       manager.volume_size, manager.spacing)

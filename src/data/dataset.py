@@ -1,0 +1,114 @@
+"""Batches for training: order and augmentation are pure functions of (seed, epoch), so a resumed run sees the same."""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.data.augment import augment
+from src.data.data_manager import Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a step.
+
+    Attributes:
+        image: (N, 1, X, Y, Z) float32.
+        label: (N, X, Y, Z) float32 with 0 and 1.
+        case_ids: which cases these are, for messages.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    case_ids: tuple[str, ...]
+
+
+class BatchLoader:
+    """Shuffled batches of preprocessed samples, the next one made while the current one trains.
+
+    Every rank draws the same permutation and takes its own part of each global batch, so that W ranks with batch N
+    train as one with batch W * N. An epoch's last global batch is filled up from the start of its permutation:
+    every case is seen, and all batches have one size.
+
+    Args:
+        samples: all training samples, the same on every rank.
+        batch_size: samples a rank and step.
+        seed: of order and augmentation.
+        rank, world_size: this process's place.
+        augmented: whether to augment.
+
+    Raises:
+        ValueError: no samples, or a sample without label.
+    """
+
+    def __init__(self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
+                 augmented: bool = False):
+        if not samples:
+            raise ValueError("training samples: found none, expected at least one")
+        self.samples = list(samples)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.augmented = augmented
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of steps an epoch takes on every rank."""
+        return -(-len(self.samples) // (self.batch_size * self.world_size))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return this rank's sample indices of an epoch, (steps, batch_size)."""
+        permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
+        filled = np.resize(permutation, self.steps_per_epoch * self.world_size * self.batch_size)
+        return filled.reshape(self.steps_per_epoch, self.world_size, self.batch_size)[:, self.rank]
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the epoch's batches; one batch is prepared ahead in a thread, and its errors are raised here."""
+        ready: queue.Queue = queue.Queue(maxsize=1)
+        stop = threading.Event()
+
+        def put(item: Batch | BaseException | None) -> None:
+            while not stop.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def produce() -> None:
+            try:
+                for step, indices in enumerate(self.order(epoch)):
+                    put(self._make(epoch, step, indices))
+                put(None)
+            except BaseException as error:
+                put(error)
+
+        thread = threading.Thread(target=produce, name="batch-loader", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+
+    def _make(self, epoch: int, step: int, indices: np.ndarray) -> Batch:
+        images, labels = [], []
+        for place, index in enumerate(indices):
+            sample = self.samples[index]
+            image, label = sample.image, sample.label
+            if label is None:
+                raise ValueError(f"case {sample.case_id}: no label, and training needs one")
+            if self.augmented:
+                # The place in the global batch is part of the seed: it does not depend on how ranks share the batch.
+                position = (step * self.world_size + self.rank) * self.batch_size + place
+                image, label = augment(image, label, np.random.default_rng([self.seed, epoch, position, 1]))
+            images.append(image)
+            labels.append(label)
+        return Batch(np.stack(images)[:, np.newaxis].astype(np.float32), np.stack(labels).astype(np.float32),
+                     tuple(self.samples[index].case_id for index in indices))

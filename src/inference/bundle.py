@@ -1,0 +1,197 @@
+"""The bundle: a folder with all that a program needs to run a trained network, sealed with checksums.
+
+    model.mindir, model.onnx, model.air   one or more; softmax inside
+    recipe.json                           preprocessing, inputs and outputs, postprocessing, origin
+    golden_input.npy, golden_output.npy   a real case (N, 1, X, Y, Z), and the checkpoint's own answer (N, X, Y, Z)
+    checksums.json                        SHA-256 of every other file
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from easydict import EasyDict
+
+from src.data.data_manager import DataManager
+from src.errors import UserError
+from src.files import write_text
+from src.inference.postprocess import Postprocess
+from src.inference.predictor import MindIRPredictor, OnnxPredictor
+
+FORMAT = "vnet-bundle"
+FORMAT_VERSION = 1
+RECIPE_NAME = "recipe.json"
+CHECKSUMS_NAME = "checksums.json"
+GOLDEN_INPUT = "golden_input.npy"
+GOLDEN_OUTPUT = "golden_output.npy"
+MODEL_NAMES = {"MINDIR": "model.mindir", "ONNX": "model.onnx", "AIR": "model.air"}
+RUNNERS = {"MINDIR": MindIRPredictor, "ONNX": OnnxPredictor}  # in order of preference
+
+# Devices that compute in fp16 differ from the fp32 golden output by a few thousandths; a broken model by far more.
+GOLDEN_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files were verified.
+
+    Attributes:
+        folder: where it lies.
+        content: of `recipe.json`.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def formats(self) -> list[str]:
+        """Keys of `MODEL_NAMES` that the bundle has a model of."""
+        return list(self.content["models"])
+
+    @property
+    def manager(self) -> DataManager:
+        """The preprocessing that the network was trained with."""
+        return DataManager.from_config(EasyDict(self.content["preprocessing"]))
+
+    @property
+    def postprocess(self) -> Postprocess:
+        found = self.content["postprocessing"]
+        return Postprocess(found["threshold"], found["largest_component"])
+
+    def golden(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the real case (N, 1, X, Y, Z) and the checkpoint's probability for it (N, X, Y, Z), float32."""
+        return np.load(self.folder / GOLDEN_INPUT), np.load(self.folder / GOLDEN_OUTPUT)
+
+
+def write_checksums(folder: Path) -> None:
+    """Write `checksums.json` for all other files of `folder`."""
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS_NAME}
+    write_text(folder / CHECKSUMS_NAME, _checksum_text(files))
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle and verify every byte of it.
+
+    Raises:
+        UserError: no bundle, one of another version, or a file is missing or changed; names every such file.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"bundle {folder}: no such folder; expected one that export.py wrote")
+    files = _read_checksums(folder)
+    required = {RECIPE_NAME, GOLDEN_INPUT, GOLDEN_OUTPUT}
+    problems = [f"{name} is not listed in {CHECKSUMS_NAME}" for name in sorted(required - set(files))]
+    for name, expected in files.items():
+        if not (folder / name).is_file():
+            problems.append(f"{name} is missing")
+        elif (found := file_sha256(folder / name)) != expected:
+            problems.append(f"{name} was changed (SHA-256 {found[:12]}…, expected {expected[:12]}…)")
+    if problems:
+        raise UserError(f"bundle {folder}: {'; '.join(problems)}. Copy the bundle again, or export it anew")
+    content = json.loads((folder / RECIPE_NAME).read_text(encoding="utf-8"))
+    if content.get("format") != FORMAT or content.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"bundle {folder}: format {content.get('format')!r} version {content.get('format_version')!r}, "
+                        f"expected {FORMAT!r} version {FORMAT_VERSION}; export it with this version of the program")
+    return Bundle(folder, content)
+
+
+def load_bundle_predictor(path: Path) -> tuple[MindIRPredictor | OnnxPredictor, Bundle]:
+    """Load a verified bundle's model: the MINDIR where there is one, else the ONNX.
+
+    Raises:
+        UserError: as `read_bundle`; or this program can run none of its models.
+    """
+    bundle = read_bundle(path)
+    for kind, runner in RUNNERS.items():
+        if kind in bundle.formats:
+            model = bundle.content["models"][kind]
+            return runner(bundle.folder / model["file"], tuple(model["input"]["shape"])), bundle
+    raise UserError(f"bundle {bundle.folder}: has {', '.join(bundle.formats)} only, and predicting here needs "
+                    f"{' or '.join(RUNNERS)}; export it with --file_format {' or '.join(RUNNERS)}")
+
+
+def check_golden(predictor: MindIRPredictor | OnnxPredictor, bundle: Bundle) -> float:
+    """Run the bundle's golden case and return the largest difference from its golden output.
+
+    Raises:
+        UserError: the difference is above `GOLDEN_TOLERANCE`.
+    """
+    batch, expected = bundle.golden()
+    difference = max_difference(predictor.predict_batch(batch), expected)
+    if not difference <= GOLDEN_TOLERANCE:
+        raise UserError(f"bundle {bundle.folder}: this machine's answer to {GOLDEN_INPUT} differs from {GOLDEN_OUTPUT} "
+                        f"by {difference:.3g}, expected at most {GOLDEN_TOLERANCE:g}; its predictions cannot be trusted. "
+                        "Export again here, or install the versions named in recipe.json")
+    return difference
+
+
+def max_difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the largest absolute difference; infinity where shapes differ or a value is not finite."""
+    if first.shape != second.shape or not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return float("inf")
+    return float(np.abs(first.astype(np.float64) - second).max())
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; on success it takes the place of `target`, a bundle or nothing.
+
+    On an exception it is removed, and `target` stays as it was.
+
+    Raises:
+        UserError: `target` is something else than a bundle.
+    """
+    if target.exists() and not (target.is_dir() and ((target / CHECKSUMS_NAME).is_file() or not any(target.iterdir()))):
+        raise UserError(f"{target}: is there and is no bundle, so it is not replaced; choose another --file_name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    replaced = target.with_name(f".{target.name}.{os.getpid()}.old")
+    building.mkdir()
+    try:
+        yield building
+        if target.exists():
+            target.rename(replaced)
+        try:
+            building.rename(target)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(target)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _checksum_text(files: dict[str, str]) -> str:
+    listed = json.dumps(files, sort_keys=True)
+    return json.dumps({"files": files, "sha256": hashlib.sha256(listed.encode()).hexdigest()}, indent=2) + "\n"
+
+
+def _read_checksums(folder: Path) -> dict[str, str]:
+    path = folder / CHECKSUMS_NAME
+    remedy = "Copy the bundle again, or export it anew"
+    if not path.is_file():
+        raise UserError(f"bundle {folder}: {CHECKSUMS_NAME} is missing, so this is no whole bundle. {remedy}")
+    text = path.read_bytes()
+    try:
+        files = dict(json.loads(text)["files"])
+        # Also the list itself is verified: it holds its own digest and has one way only to be written.
+        whole = text == _checksum_text(files).encode()
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"bundle {folder}: {CHECKSUMS_NAME} was changed. {remedy}")
+    return files

@@ -1,0 +1,155 @@
+"""From cases on disk to masks on their own grid, and what these score against the ground truth."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from src.data.case import Case
+from src.data.data_manager import DataManager, read_case
+from src.data.geometry import Geometry
+from src.errors import DataError, UserError
+from src.inference.postprocess import DEFAULT_POSTPROCESS, Postprocess
+from src.inference.predictor import Predictor
+from src.metrics.cases import evaluate_case
+from src.metrics.overlap import dice
+from src.report.figures import overlay_array
+
+logger = logging.getLogger(__name__)
+
+# (case id, image (X, Y, Z), mask (X, Y, Z) uint8, reference (X, Y, Z) uint8, their grid)
+OnCase = Callable[[str, np.ndarray, np.ndarray, np.ndarray, Geometry], None]
+
+
+@dataclass(frozen=True, eq=False)
+class NativeCase:
+    """A case as it lies on disk, and its block as the network wants it.
+
+    Attributes:
+        case_id: the case's name.
+        image: (x, y, z) voxels as stored, on the grid `native`; None where only the block is kept.
+        label: (x, y, z) uint8 of {0, 1} on the same grid, or None.
+        native: the volume's grid.
+        block_image: (X, Y, Z) float32, preprocessed.
+        block: the block's grid.
+    """
+
+    case_id: str
+    image: np.ndarray | None
+    label: np.ndarray | None
+    native: Geometry
+    block_image: np.ndarray
+    block: Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationResult:
+    """What a validation says.
+
+    Attributes:
+        mean_dice: mean over the cases, on their own grids.
+        per_case: Dice by case id.
+        overlay: picture (H, W, 3) uint8 of the first case, prediction in red over the reference in green.
+    """
+
+    mean_dice: float
+    per_case: dict[str, float]
+    overlay: np.ndarray
+
+
+def load_native(case: Case, manager: DataManager, need_label: bool = False) -> NativeCase:
+    """Read a case once and preprocess it.
+
+    Raises:
+        DataError: every problem of the case, each beginning with the case id.
+        UserError: `need_label` is set and the case has no ground truth.
+    """
+    image, label, native = read_case(case)
+    if need_label and label is None:
+        raise UserError(f"{case.case_id}: {case.image_path} has no ground truth to compare with; "
+                        "use predict.py for volumes without labels")
+    try:
+        block_image, block = manager.preprocess(image, native)
+    except DataError as error:
+        raise DataError([f"{case.case_id}: {case.image_path}: {problem}" for problem in error.problems]) from error
+    return NativeCase(case.case_id, image, label, native, block_image, block)
+
+
+def segment(predictor: Predictor, manager: DataManager, case: NativeCase,
+            postprocess: Postprocess = DEFAULT_POSTPROCESS) -> np.ndarray:
+    """Return the case's predicted mask (x, y, z) uint8 of {0, 1} on its own grid."""
+    probability = predictor.predict_block(case.block_image)
+    return postprocess.mask(manager.paste_back(probability, case.block, case.native))
+
+
+def evaluate_cases(predictor: Predictor, manager: DataManager, cases: Sequence[Case], on_case: OnCase | None = None,
+                   postprocess: Postprocess = DEFAULT_POSTPROCESS) -> list[dict[str, Any]]:
+    """Predict and score every case on its own grid, one log line each.
+
+    Args:
+        predictor: of the network.
+        manager: the preprocessing it was trained with.
+        cases: with ground truth.
+        on_case: called after each case, see `OnCase`.
+        postprocess: from probability to mask.
+
+    Returns:
+        A row per case, see `metrics.cases.evaluate_case`.
+
+    Raises:
+        DataError: a case cannot be read; `data.check.require_clean` finds all of them beforehand.
+        UserError: a case has no ground truth.
+    """
+    rows = []
+    for number, case in enumerate(cases, 1):
+        started = time.perf_counter()
+        loaded = load_native(case, manager, need_label=True)
+        assert loaded.image is not None and loaded.label is not None
+        mask = segment(predictor, manager, loaded, postprocess)
+        rows.append(evaluate_case(case.case_id, mask, loaded.label, loaded.native.spacing))
+        logger.info("%s (%d of %d): dice %.4f, %.1f s", case.case_id, number, len(cases), rows[-1]["dice"],
+                    time.perf_counter() - started)
+        if on_case is not None:
+            on_case(case.case_id, loaded.image, mask, loaded.label, loaded.native)
+    return rows
+
+
+class ValidationSet:
+    """The validation cases of a run, read and preprocessed once, scored as often as wanted.
+
+    Args:
+        manager: preprocessing of the recipe.
+        cases: at least one, with ground truth.
+
+    Raises:
+        DataError: a case cannot be read.
+        UserError: no case, or one without ground truth.
+    """
+
+    def __init__(self, manager: DataManager, cases: Sequence[Case]):
+        if not cases:
+            raise UserError("validation needs at least one case; check the validation split")
+        self.manager = manager
+        self.cases = []
+        for case in cases:
+            loaded = load_native(case, manager, need_label=True)
+            # Of all native images only the pictured one is needed again, and they are the largest part.
+            self.cases.append(replace(loaded, image=None) if self.cases else loaded)
+
+    def run(self, predictor: Predictor) -> ValidationResult:
+        """Return the Dice of every case on its own grid, after the same postprocessing as in evaluation.
+
+        Surface distances are left out: they would take longer than the prediction.
+        """
+        per_case: dict[str, float] = {}
+        overlay = np.zeros((1, 1, 3), np.uint8)
+        for case in self.cases:
+            mask = segment(predictor, self.manager, case)
+            assert case.label is not None
+            per_case[case.case_id] = dice(mask, case.label)
+            if case.image is not None:
+                overlay = overlay_array(case.image, mask, case.label, case.native.spacing, case.native.direction)
+        return ValidationResult(float(np.mean(list(per_case.values()))), per_case, overlay)

@@ -1,0 +1,201 @@
+"""From a checkpoint to a bundle that was proven to give the checkpoint's own answer."""
+
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from easydict import EasyDict
+from mindspore import Tensor
+
+from src.config import plain
+from src.data import TASKS, Case
+from src.data.data_manager import DataManager
+from src.errors import UserError
+from src.files import atomic_path, write_json
+from src.inference import bundle as bundles
+from src.inference.evaluate import load_native
+from src.inference.postprocess import DEFAULT_POSTPROCESS
+from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
+from src.networks import ForegroundProbability
+from src.networks.export_form import exportable
+from src.report.html import environment
+from src.training.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+FORMATS = tuple(bundles.MODEL_NAMES)
+# MINDIR keeps the network's own operators; ONNX has ELU in another form and other kernels.
+TOLERANCES = {"MINDIR": 1e-5, "ONNX": 1e-4}
+SAMPLE_DATA = Path(__file__).resolve().parents[2] / "data" / "sample"
+
+
+def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] = ("MINDIR",), batch_size: int = 1,
+                      data_path: Path | None = None, device_target: str = "CPU",
+                      changes: Mapping[str, Any] | None = None) -> Path:
+    """Write the bundle folder `NAME_bundle` and, for each format, `NAME.mindir` and so on beside it.
+
+    Every model is loaded back and has to give the checkpoint's own answer to a real case before anything appears.
+
+    Args:
+        checkpoint_path: of a trained network.
+        name: path and stem of what is written, such as `vnet`.
+        formats: of `FORMATS`.
+        batch_size: of the exported input (batch_size, 1, *VolSize), which is fixed.
+        data_path: folder with `img/` to take the real case from; None: where the checkpoint was trained, else the
+            repository's sample.
+        device_target: the device in use.
+        changes: recipe keys to override.
+
+    Returns:
+        The bundle folder.
+
+    Raises:
+        UserError: a format that cannot be written here, no real case, or a model that does not agree. Nothing is
+            left behind then, and an earlier bundle stays.
+    """
+    name = _checked_name(name)
+    _check_formats(formats, device_target)
+    if batch_size < 1:
+        raise UserError(f"--batch_size is {batch_size}, expected 1 or more")
+    predictor, recipe, checkpoint = load_checkpoint_predictor(checkpoint_path, changes)
+    manager = DataManager.from_config(recipe)
+    case = golden_case(checkpoint, recipe, data_path)
+    logger.info("comparing on the real case %s", case.image_path)
+    batch = np.repeat(load_native(case, manager).block_image[None, None], batch_size, axis=0)
+    expected = predictor.predict_batch(batch)
+    target = Path(f"{name}_bundle")
+    with bundles.atomic_folder(target) as folder:
+        models = {kind: _export_model(predictor, batch, expected, kind, folder) for kind in dict.fromkeys(formats)}
+        for file_name, array in ((bundles.GOLDEN_INPUT, batch), (bundles.GOLDEN_OUTPUT, expected)):
+            with atomic_path(folder / file_name) as temporary:
+                np.save(temporary, array)
+        write_json(folder / bundles.RECIPE_NAME, _describe(checkpoint, recipe, models, case))
+        bundles.write_checksums(folder)
+    for kind in models:
+        _link(target / bundles.MODEL_NAMES[kind], Path(f"{name}.{kind.lower()}"))
+    return target
+
+
+def golden_case(checkpoint: Checkpoint, recipe: Mapping[str, Any], data_path: Path | None = None) -> Case:
+    """Return the real case to compare on: the first validation case of the checkpoint that is there, else any case.
+
+    Args:
+        checkpoint: its `data_path` and `validation_names` count.
+        recipe: its `task` counts.
+        data_path: look here only; None: where the checkpoint was trained, then in the repository's sample.
+
+    Raises:
+        UserError: no case in any of these.
+    """
+    task = TASKS[recipe["task"]]
+    trained_on = checkpoint.state.get("data_path")
+    folders = [data_path] if data_path is not None else [Path(p) for p in (trained_on, SAMPLE_DATA) if p]
+    reasons = []
+    for folder in folders:
+        try:
+            names = task.all_names(Path(folder))
+            wanted = [name for name in checkpoint.state.get("validation_names", []) if name in names]
+            return task.find_cases(Path(folder), (wanted or names)[:1], need_labels=False)[0]
+        except UserError as error:
+            reasons.append(str(error))
+    raise UserError(f"export compares model and checkpoint on a real case, and there is none: {'; '.join(reasons)}. "
+                    "Give a data folder with --data_path")
+
+
+def _checked_name(name: str) -> str:
+    """Return `name` without the suffix that people add by habit."""
+    path = Path(name)
+    if path.suffix.lower().lstrip(".") in {kind.lower() for kind in FORMATS}:
+        path = path.with_suffix("")
+    if not path.name or path.is_dir() and str(name).endswith("/"):
+        raise UserError(f"--file_name {name!r}: expected a path and stem such as vnet or out/vnet")
+    return str(path)
+
+
+def _check_formats(formats: Sequence[str], device_target: str) -> None:
+    for kind in formats:
+        if kind not in FORMATS:
+            raise UserError(f"unknown export format {kind!r}: expected one of {', '.join(FORMATS)}")
+        if kind == "AIR" and device_target != "Ascend":
+            raise UserError(f"AIR can be exported on Ascend only, and the device target is {device_target}; "
+                            "use --file_format MINDIR, which runs on every device")
+        for package in ("onnx", "onnxruntime") if kind == "ONNX" else ():
+            if importlib.util.find_spec(package) is None:
+                raise UserError(f"ONNX export needs the package {package}: pip install onnx onnxruntime, "
+                                "or use --file_format MINDIR")
+
+
+def _export_model(predictor: NetworkPredictor, batch: np.ndarray, expected: np.ndarray, kind: str,
+                  folder: Path) -> dict[str, Any]:
+    """Write one model into `folder`, compare it, and return its entry in `recipe.json`."""
+    file_name = bundles.MODEL_NAMES[kind]
+    path = folder / file_name
+    _write_model(predictor, batch, kind, path)
+    shapes = {"input": list(batch.shape), "output": list(expected.shape)}
+    if kind in bundles.RUNNERS:
+        runner = bundles.RUNNERS[kind]
+        names = dict(zip(shapes, runner.names(path), strict=True))
+        difference = bundles.max_difference(runner(path, batch.shape).predict_batch(batch), expected)
+        if not difference <= TOLERANCES[kind]:
+            raise UserError(f"{kind} export of the checkpoint: its answer to the real case differs by {difference:.3g} "
+                            f"from the checkpoint's own, expected at most {TOLERANCES[kind]:g}; nothing was written. "
+                            "Please report this with the recipe and the versions in use")
+        logger.info("%s agrees with the checkpoint: largest difference of the probability %.3g (at most %g)", kind,
+                    difference, TOLERANCES[kind])
+    else:
+        names, difference = {"input": "", "output": ""}, None
+        logger.warning("%s was not compared with the checkpoint: MindSpore cannot load it back", kind)
+    layouts = {"input": "NCXYZ", "output": "NXYZ"}
+    return {"file": file_name, "max_difference": difference,
+            **{side: {"name": names[side], "shape": shapes[side], "layout": layouts[side], "dtype": "float32"}
+               for side in shapes}}
+
+
+def _write_model(predictor: NetworkPredictor, batch: np.ndarray, kind: str, path: Path) -> None:
+    cell = predictor.cell if kind != "ONNX" else ForegroundProbability(exportable(predictor.network))
+    cell.set_train(False)
+    # MindSpore refuses to export to paths with spaces and the like, so it writes to a plain one.
+    with tempfile.TemporaryDirectory(prefix="vnet_export_") as plain_folder:
+        written = Path(plain_folder, path.name)
+        if kind == "ONNX":
+            ms.onnx.export(cell, Tensor(batch), file_name=str(written), input_names=["image"],
+                           output_names=["probability"])
+        else:
+            ms.export(cell, Tensor(batch), file_name=str(written), file_format=kind)
+        with atomic_path(path) as temporary:
+            shutil.copyfile(written, temporary)
+            temporary.chmod(0o644)  # MindSpore writes 0400, which a later copy over the file stumbles on
+
+
+def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], case: Case) -> dict[str, Any]:
+    state = checkpoint.state
+    return {
+        "format": bundles.FORMAT,
+        "format_version": bundles.FORMAT_VERSION,
+        "models": models,
+        "preprocessing": plain({key: recipe[key] for key in ("dstRes", "VolSize", "normDir", "intensity_percentiles")}),
+        "postprocessing": {"threshold": DEFAULT_POSTPROCESS.threshold,
+                           "largest_component": DEFAULT_POSTPROCESS.largest_component, "connectivity": "faces"},
+        "golden": {"case_id": case.case_id, "input": bundles.GOLDEN_INPUT, "output": bundles.GOLDEN_OUTPUT},
+        "checkpoint": {"file": checkpoint.path.name, "sha256": bundles.file_sha256(checkpoint.path),
+                       "epoch": state.get("epoch"), "step": state.get("step"), "best_dice": state.get("best_dice")},
+        "recipe_name": state.get("recipe_name"),
+        "recipe": plain(recipe),
+        "versions": environment(),
+    }
+
+
+def _link(source: Path, target: Path) -> None:
+    """Put the model also where people expect it: a hard link, or a copy where the file system has none."""
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

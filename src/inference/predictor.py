@@ -1,0 +1,203 @@
+"""Networks behind one call: a preprocessed block in, its foreground probability out."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import mindspore as ms
+import numpy as np
+from easydict import EasyDict
+from mindspore import Tensor, nn
+from mindspore.train.mind_ir_pb2 import ModelProto
+
+from src.config import RECIPES, apply_overrides
+from src.errors import UserError
+from src.networks import ForegroundProbability, build_network
+from src.training.checkpoint import Checkpoint, load_checkpoint, load_parameters
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor(Protocol):
+    """Whatever turns a block into probabilities."""
+
+    def predict_block(self, image: np.ndarray) -> np.ndarray:
+        """Return the foreground probability (X, Y, Z) float32 of a preprocessed block (X, Y, Z) float32."""
+        ...
+
+
+class NetworkPredictor:
+    """A network in this process, for validation during training as well.
+
+    Keep one for as long as the network is used: each compiles its graph at its first call, and never again for
+    blocks of one size.
+
+    Args:
+        network: (N, 1, X, Y, Z) -> logits (N, 2, X, Y, Z).
+    """
+
+    def __init__(self, network: nn.Cell):
+        self.network = network
+        self.cell = ForegroundProbability(network)
+
+    def predict_batch(self, batch: np.ndarray) -> np.ndarray:
+        """Return the probability (N, X, Y, Z) float32 of blocks (N, 1, X, Y, Z), with the network in eval mode.
+
+        Afterwards the network is in the mode it was in before, also when the call fails.
+        """
+        was_training = self.network.training
+        self.cell.set_train(False)
+        try:
+            return self.cell(Tensor(batch, ms.float32)).asnumpy()
+        finally:
+            self.network.set_train(was_training)
+
+    def predict_block(self, image: np.ndarray) -> np.ndarray:
+        return self.predict_batch(image[None, None])[0]
+
+
+class _ExportedPredictor:
+    """An exported model, whose input shape is fixed.
+
+    Args:
+        shape: (N, 1, X, Y, Z) of the model's input.
+    """
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape = shape
+
+    def predict_batch(self, batch: np.ndarray) -> np.ndarray:
+        """Return the probability (N, X, Y, Z) float32 of blocks (N, 1, X, Y, Z).
+
+        Raises:
+            ValueError: the batch has another shape than the model was exported with.
+        """
+        if batch.shape != self.shape:
+            raise ValueError(f"input of shape {batch.shape}: the model was exported for {self.shape}")
+        return self._run(np.ascontiguousarray(batch, np.float32))
+
+    def predict_block(self, image: np.ndarray) -> np.ndarray:
+        """Return the probability (X, Y, Z) of a block (X, Y, Z); it fills the model's batch and counts once.
+
+        Raises:
+            ValueError: the block has another shape than the model was exported with.
+        """
+        return self.predict_batch(np.repeat(image[None, None], self.shape[0], axis=0))[0]
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class MindIRPredictor(_ExportedPredictor):
+    """A MINDIR file, run by MindSpore.
+
+    Args:
+        path: the file.
+        shape: (N, 1, X, Y, Z) of its input.
+
+    Raises:
+        UserError: MindSpore cannot read the file.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]):
+        super().__init__(shape)
+        try:
+            self.cell = nn.GraphCell(ms.load(str(path)))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"model {path}: MindSpore {ms.__version__} cannot read it "
+                            f"({str(error).strip().splitlines()[0]}); export the checkpoint again") from error
+
+    @staticmethod
+    def names(path: Path) -> tuple[str, str]:
+        """Return the names of input and output as the file has them."""
+        model = ModelProto()
+        model.ParseFromString(path.read_bytes())
+        return model.graph.input[0].name, model.graph.output[0].name
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        return self.cell(Tensor(batch)).asnumpy()
+
+
+class OnnxPredictor(_ExportedPredictor):
+    """An ONNX file, run by onnxruntime on the CPU.
+
+    Args:
+        path: the file.
+        shape: (N, 1, X, Y, Z) of its input.
+
+    Raises:
+        UserError: onnxruntime is not installed, or cannot read the file.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]):
+        super().__init__(shape)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(f"model {path}: ONNX needs the package onnxruntime; pip install onnxruntime") from error
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class that it exports
+            raise UserError(f"model {path}: onnxruntime {onnxruntime.__version__} cannot read it "
+                            f"({str(error).strip().splitlines()[0]}); export the checkpoint again") from error
+        self.input_name = self.session.get_inputs()[0].name
+
+    @staticmethod
+    def names(path: Path) -> tuple[str, str]:
+        """Return the names of input and output as the file has them."""
+        session = OnnxPredictor(path, ()).session
+        return session.get_inputs()[0].name, session.get_outputs()[0].name
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {self.input_name: batch})[0]
+
+
+def recipe_of(checkpoint: Checkpoint, changes: Mapping[str, Any] | None = None,
+              recipe_name: str = "vnet_promise12") -> EasyDict:
+    """Return the recipe that a checkpoint was trained with, with `changes` applied.
+
+    A checkpoint without training state, written by another program, gets the recipe `recipe_name`, and a warning
+    in the log.
+
+    Raises:
+        UserError: the state names an unknown recipe or key, or a change is not allowed; names the checkpoint.
+    """
+    name, trained_with = recipe_name, {}
+    if not checkpoint.state:
+        logger.warning("checkpoint %s carries no recipe (it is of another program): taking %s, with the overrides "
+                       "given", checkpoint.path, recipe_name)
+    else:
+        name, trained_with = checkpoint.state.get("recipe_name"), checkpoint.state.get("recipe")
+        if name not in RECIPES or not isinstance(trained_with, dict):
+            raise UserError(f"checkpoint {checkpoint.path}: recipe {name!r} is unknown here; known: "
+                            f"{', '.join(RECIPES)}. Use the version of this program that trained it")
+    try:
+        recipe = apply_overrides(RECIPES[name], trained_with)
+    except UserError as error:
+        raise UserError(f"checkpoint {checkpoint.path}: {error}. Use the version of this program that trained it"
+                        ) from error
+    return apply_overrides(recipe, changes or {})
+
+
+def load_checkpoint_predictor(path: Path, changes: Mapping[str, Any] | None = None,
+                              recipe_name: str = "vnet_promise12") -> tuple[NetworkPredictor, EasyDict, Checkpoint]:
+    """Load a checkpoint into its network, ready to predict.
+
+    Args:
+        path: the checkpoint.
+        changes: recipe keys to override, see `config.apply_overrides`.
+        recipe_name: recipe of a checkpoint that carries none.
+
+    Returns:
+        The predictor, the recipe (the checkpoint's own with `changes`), and the checkpoint.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or does not fit the recipe's network.
+    """
+    checkpoint = load_checkpoint(Path(path))
+    recipe = recipe_of(checkpoint, changes, recipe_name)
+    network = build_network(recipe)
+    load_parameters(checkpoint, network)
+    network.set_train(False)
+    return NetworkPredictor(network), recipe, checkpoint

@@ -1,0 +1,23 @@
+"""Networks: each maps a batch (N, C, X, Y, Z) to logits (N, classes, X, Y, Z) and knows no device."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mindspore import nn
+
+from src.networks.probability import ForegroundProbability
+from src.networks.vnet import VNet
+
+
+def build_network(recipe: Mapping[str, Any], rank: int = 0) -> nn.Cell:
+    """Return the recipe's network with weights drawn from MindSpore's global seed.
+
+    Args:
+        recipe: a checked recipe; `variant`, `activation`, `base_channels`, `dropout`, `out_kernel`, `seed` count.
+        rank: makes the dropout masks of the ranks differ.
+    """
+    return VNet(variant=recipe["variant"], activation=recipe["activation"], base_channels=recipe["base_channels"],
+                dropout=recipe["dropout"], out_kernel=recipe["out_kernel"], seed=recipe["seed"] + 7919 * rank)
+
+
+__all__ = ["ForegroundProbability", "VNet", "build_network"]

@@ -1,0 +1,14 @@
+"""From logits to the foreground probability, as evaluation and the exported model give it."""
+
+from mindspore import Tensor, nn, ops
+
+
+class ForegroundProbability(nn.Cell):
+    """Softmax over the channels of `network`'s logits: (N, C, X, Y, Z) -> probability (N, X, Y, Z) of class 1."""
+
+    def __init__(self, network: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.softmax(self.network(x).astype(ops.dtype(x)), axis=1)[:, 1]

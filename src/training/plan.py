@@ -1,0 +1,148 @@
+"""What a run is: recipe, cases and folder, made anew or read back from the run folder."""
+
+import datetime
+import json
+import logging
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from easydict import EasyDict
+
+from src.config import RECIPES, apply_overrides, plain
+from src.data.split import fold_split, read_split, split_hash, write_split
+from src.errors import UserError
+from src.files import write_json
+
+logger = logging.getLogger(__name__)
+
+_PLAN_NAME = "recipe.json"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run before it starts.
+
+    Attributes:
+        run_dir: folder for all that the run writes.
+        recipe_name: key in `RECIPES`.
+        recipe: checked settings.
+        data_path: folder with `img/` and `gt/`.
+        train_names, validation_names: image file names; the latter may be empty.
+        resumed: whether the run folder was there before.
+    """
+
+    run_dir: Path
+    recipe_name: str
+    recipe: EasyDict
+    data_path: Path
+    train_names: list[str]
+    validation_names: list[str]
+    resumed: bool = False
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.run_dir / "ckpt"
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Return what every checkpoint of the run says about it."""
+        return {"recipe_name": self.recipe_name, "recipe": plain(self.recipe), "data_path": str(self.data_path),
+                "train_names": self.train_names, "validation_names": self.validation_names,
+                "split_hash": split_hash(self.train_names)}
+
+    def save(self, backend: dict[str, Any]) -> None:
+        """Write `train.csv`, `val.csv` and, last, `recipe.json`: a folder with the latter is a run."""
+        if not self.resumed:
+            write_split(self.run_dir / "train.csv", self.train_names)
+            if self.validation_names:
+                write_split(self.run_dir / "val.csv", self.validation_names)
+        write_json(self.run_dir / _PLAN_NAME, {
+            **self.checkpoint_state(), "backend": backend, "command": sys.argv,
+            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds")})
+
+
+def new_plan(recipe_name: str, recipe: EasyDict, data_path: str | None, train_split: str | None,
+             validation_split: str | None = None, run_dir: str | None = None) -> RunPlan:
+    """Return the plan of a new run.
+
+    Validation cases are, with `fold` >= 0, that fold of the training split; else those of `validation_split`, or of
+    `val.csv` beside the training split where there is one.
+
+    Raises:
+        UserError: a missing argument, split file or data folder, a case in both splits, or a run folder in use.
+    """
+    if not data_path or not train_split:
+        raise UserError("a new run needs --data_path (the folder with img/ and gt/) and --train_split_file_path")
+    folder = Path(run_dir) if run_dir else _default_run_dir(recipe_name)
+    if (folder / _PLAN_NAME).exists():
+        raise UserError(f"run folder {folder}: holds a run already; continue it with --resume {folder}, "
+                        "or name another with --run_dir")
+    if not Path(data_path).is_dir():
+        raise UserError(f"--data_path {data_path}: no such folder; expected the one that holds img/ and gt/")
+    train = read_split(Path(train_split))
+    if recipe.fold >= 0:
+        if validation_split:
+            raise UserError("fold >= 0 takes the validation cases from the training split: "
+                            "leave out --val_split_file_path, or set fold=-1")
+        train, validation = fold_split(train, recipe.fold, recipe.folds, recipe.seed)
+    else:
+        validation = _validation_names(Path(train_split), validation_split)
+    both = sorted(set(train) & set(validation))
+    if both:
+        raise UserError(f"{len(both)} cases are in both splits ({', '.join(both[:5])}): a validation case must not be "
+                        f"trained on. Take them out of {train_split}")
+    return RunPlan(folder, recipe_name, recipe, Path(data_path).absolute(), train, validation)
+
+
+def resumed_plan(run_dir: str, epochs: int | None = None, data_path: str | None = None,
+                 train_split: str | None = None) -> RunPlan:
+    """Return the plan of the run in `run_dir`, with another number of epochs or place of the data if given.
+
+    `train_split` changes nothing: the launch scripts always pass one, and it has to be the run's own.
+
+    Raises:
+        UserError: no run there, its files do not fit each other, or `train_split` has other cases.
+    """
+    folder = Path(run_dir)
+    path = folder / _PLAN_NAME
+    if not path.is_file():
+        raise UserError(f"--resume {folder}: no {_PLAN_NAME} in it, so no run to continue; start one with --run_dir")
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        recipe_name, recipe_changes = saved["recipe_name"], saved["recipe"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: not as a run writes it ({error!r}); restore it, or start a new run") from error
+    recipe = apply_overrides(RECIPES[recipe_name], recipe_changes)
+    plan = RunPlan(folder, recipe_name, recipe, Path(data_path or saved["data_path"]), saved["train_names"],
+                   saved["validation_names"], resumed=True)
+    if split_hash(plan.train_names) != saved["split_hash"]:
+        raise UserError(f"{path}: train_names were changed since the run began (split_hash differs); a run continues "
+                        "only on the cases it began with")
+    if train_split and not set(plan.train_names) <= set(read_split(Path(train_split))) <= {
+            *plan.train_names, *plan.validation_names}:
+        raise UserError(f"{train_split}: other cases than {folder} was trained on; leave out --train_split_file_path, "
+                        "or start a new run without --resume")
+    return with_epochs(plan, epochs)
+
+
+def with_epochs(plan: RunPlan, epochs: int | None) -> RunPlan:
+    """Return the plan with `epochs` set; unchanged for None."""
+    if epochs is None:
+        return plan
+    return replace(plan, recipe=apply_overrides(plan.recipe, {"epochs": epochs}))
+
+
+def _default_run_dir(recipe_name: str) -> Path:
+    return Path("runs") / f"{recipe_name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _validation_names(train_split: Path, validation_split: str | None) -> list[str]:
+    beside = train_split.with_name("val.csv")
+    if validation_split:
+        return read_split(Path(validation_split))
+    if beside.is_file() and beside != train_split:
+        logger.info("validation cases: %s, beside the training split", beside)
+        return read_split(beside)
+    logger.warning("no validation cases: pass --val_split_file_path, or set fold; only the training loss is shown")
+    return []

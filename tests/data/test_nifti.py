@@ -1,0 +1,53 @@
+"""SimpleITK fills a NIfTI file that is cut short with whatever, without an error."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from src.data.nifti import find_problems
+
+
+@pytest.fixture
+def volume(tmp_path):
+    """Write a 5 x 6 x 7 volume of noise under the given name and return its path."""
+
+    def make(name, shape=(7, 6, 5)):
+        noise = np.random.default_rng(0).integers(0, 2000, shape).astype(np.int16)
+        path = tmp_path / name
+        sitk.WriteImage(sitk.GetImageFromArray(noise, isVector=False), str(path))
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_sound_files_pass(volume, name):
+    assert find_problems(volume(name)) == []
+    assert find_problems(volume(name, (1, 7, 6, 5))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "expected"),
+    [
+        ("a.nii", lambda data: data[:-10], "762 bytes unpacked, the header asks for 772"),  # 352 + 2 * 5 * 6 * 7
+        ("a.nii", lambda data: data[:100], "no NIfTI header"),
+        ("a.nii", lambda data: data[:344] + bytes(4) + data[348:], "Analyze"),
+        ("a.nii.gz", lambda data: data[: len(data) // 2], "cut short gzip"),
+        ("a.nii.gz", lambda data: data[:-6] + b"\0\0" + data[-4:], "CRC"),
+        ("a.nii.gz", lambda data: b"no gzip", "gzip"),
+    ],
+)
+def test_faults_are_named(volume, name, damage, expected):
+    path = volume(name)
+    path.write_bytes(damage(path.read_bytes()))
+    (problem,) = find_problems(path)
+    assert problem.startswith(f"{path}: ")
+    assert expected in problem
+
+
+def test_four_dimensions_are_refused(volume):
+    assert "expected three dimensions" in find_problems(volume("a.nii.gz", (2, 7, 6, 5)))[0]
+
+
+def test_missing_file(tmp_path):
+    assert "no such file" in find_problems(tmp_path / "a.nii")[0]

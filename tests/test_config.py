@@ -1,0 +1,123 @@
+"""Overrides are checked, and every key names the test that shows its effect."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from src.config import RECIPES, apply_overrides, load_recipe, plain, vnet_cfg
+from src.errors import UserError
+
+# key -> test that shows that changing it changes behaviour
+EFFECTS = {
+    "task": "tests/data/test_tasks.py::test_unknown_task_is_refused_with_the_known_ones",
+    "fold": "tests/training/test_plan.py::test_fold_takes_validation_from_the_training_split",
+    "folds": "tests/training/test_plan.py::test_fold_takes_validation_from_the_training_split",
+    "dirResult": "tests/inference/test_output.py",
+    "dirPredictionImage": "tests/inference/test_output.py",
+    "normDir": "tests/data/test_data_manager.py",
+    "dstRes": "tests/data/test_data_manager.py",
+    "VolSize": "tests/data/test_data_manager.py",
+    "intensity_percentiles": "tests/data/test_data_manager.py",
+    "augment": "tests/data/test_dataset.py::test_augmented_batches_differ_from_plain_ones_and_repeat",
+    "variant": "tests/networks/test_vnet.py::test_parameter_count",
+    "activation": "tests/networks/test_vnet.py::test_activation",
+    "base_channels": "tests/networks/test_vnet.py::test_parameter_count",
+    "dropout": "tests/networks/test_vnet.py::test_dropout_probability_reaches_every_dropout_layer",
+    "out_kernel": "tests/networks/test_vnet.py::test_parameter_count",
+    "batch_size": "tests/data/test_dataset.py::test_epoch_covers_every_case_and_fills_the_last_batch",
+    "epochs": "tests/training/test_trainer.py::test_runs_the_epochs_and_feeds_the_schedule",
+    "loss": "tests/test_losses.py::test_build_loss",
+    "optimizer": "tests/training/test_train_step.py::test_first_update",
+    "lr": "tests/test_backend.py::test_base_learning_rate_by_device",
+    "lr_ascend": "tests/test_backend.py::test_base_learning_rate_by_device",
+    "weight_decay": "tests/training/test_train_step.py::test_weight_decay",
+    "momentum": "tests/training/test_train_step.py::test_sgd_momentum",
+    "warmup_step": "tests/training/test_trainer.py::test_runs_the_epochs_and_feeds_the_schedule",
+    "warmup_ratio": "tests/training/test_trainer.py::test_runs_the_epochs_and_feeds_the_schedule",
+    "grad_clip": "tests/training/test_train_step.py::test_gradient_clipping",
+    "amp_level": "tests/test_backend.py::test_precision",
+    "loss_scaling": "tests/training/test_train_step.py::test_dynamic_scale_halves_and_skips_on_overflow",
+    "loss_scale": "tests/training/test_train_step.py::test_fixed_scale_leaves_the_update_as_it_is",
+    "seed": "tests/data/test_dataset.py::test_order_depends_on_seed_and_epoch_only",
+    "val_every": "tests/training/test_callbacks.py::test_validation_every_n_epochs_and_at_the_end",
+    "early_stopping": "tests/training/test_callbacks.py::test_early_stopping",
+    "save_every": "tests/training/test_callbacks.py::test_checkpoints_every_n_epochs_newest_kept",
+    "keep_checkpoint_max": "tests/training/test_callbacks.py::test_checkpoints_every_n_epochs_newest_kept",
+}
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_key_names_a_test_that_exists():
+    assert set(EFFECTS) == set(vnet_cfg)
+    for key, test in EFFECTS.items():
+        file, _, name = test.partition("::")
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert f"def {name}(" in text if name else key in text, f"{key}: {test} does not exist"
+
+
+def test_known_names_of_the_original_configuration_stay():
+    names = {"task", "fold", "dirResult", "dirPredictionImage", "normDir", "dstRes", "VolSize", "batch_size", "epochs",
+             "lr", "weight_decay", "momentum", "warmup_step", "warmup_ratio"}
+    assert names <= set(vnet_cfg)
+    assert vnet_cfg.VolSize == [128, 128, 64]
+    assert vnet_cfg.dstRes == [1.0, 1.0, 1.5]
+
+
+def test_overrides_leave_the_recipe_alone():
+    recipe = load_recipe(overrides=["epochs=3", "lr=1", "VolSize=[32, 32, 16]", "normDir=true", "loss=dice_ce"])
+    assert (recipe.epochs, recipe.lr, recipe.VolSize, recipe.normDir, recipe.loss) == (3, 1.0, [32, 32, 16], True,
+                                                                                       "dice_ce")
+    assert isinstance(recipe.lr, float)
+    assert vnet_cfg.epochs == 500
+    assert RECIPES["vnet_promise12"] is vnet_cfg
+
+
+def test_command_line_wins_over_file(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"epochs": 7, "lr": 0.5}))
+    recipe = load_recipe(config_file=path, overrides=["epochs=9"])
+    assert (recipe.epochs, recipe.lr) == (9, 0.5)
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("epoch=3", "did you mean 'epochs'"),
+    ("volsize=[16,16,16]", "did you mean 'VolSize'"),
+    ("epochs", "expected KEY=VALUE"),
+    ("epochs=2.5", "expected int"),
+    ("epochs=true", "expected int"),
+    ("epochs=0", "above 0"),
+    ("lr=fast", "expected float"),
+    ("lr=-1", "0 or more"),
+    ("normDir=1", "expected bool"),
+    ("VolSize=[16,16]", "expected 3 numbers"),
+    ("VolSize=[16,16,20]", "multiples of 16"),
+    ("dstRes=[1,0,1]", "above 0 mm"),
+    ("loss=dise", "did you mean 'dice'"),
+    ("dropout=1", "below 1"),
+    ("fold=5", "0 to folds - 1 = 4"),
+    ("intensity_percentiles=[99,1]", "rising percentiles"),
+    ("out_kernel=2", "1 or 3"),
+])
+def test_bad_overrides_are_refused(override, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        load_recipe(overrides=[override])
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'vnet_promise12'"):
+        load_recipe("vnet_promise")
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", "not valid JSON"), ("[1]", "JSON list"), (None, "cannot be read")])
+def test_bad_override_file(tmp_path, content, message):
+    path = tmp_path / "recipe.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_recipe(config_file=path)
+
+
+def test_plain_survives_json_and_comes_back():
+    recipe = load_recipe(overrides=["epochs=3"])
+    assert apply_overrides(vnet_cfg, json.loads(json.dumps(plain(recipe)))) == recipe

@@ -1,0 +1,28 @@
+"""Entry scripts end on one message and exit code 2."""
+
+import pytest
+
+from src.errors import DataError, UserError, entry_point
+
+
+def test_user_error_becomes_a_message_and_exit_code_2(capsys):
+    @entry_point
+    def main():
+        raise UserError("case Case00: no such file")
+
+    assert main() == 2
+    assert capsys.readouterr().err == "error: case Case00: no such file\n"
+
+
+def test_data_error_lists_every_problem():
+    error = DataError(["a is wrong", "b is wrong"])
+    assert str(error) == "2 problems in the data:\n  - a is wrong\n  - b is wrong"
+    assert error.problems == ["a is wrong", "b is wrong"]
+    assert str(DataError(["a"])).startswith("1 problem in the data:")
+
+
+def test_success_and_defects_pass_through():
+    assert entry_point(lambda: None)() == 0
+    assert entry_point(lambda: 3)() == 3
+    with pytest.raises(ZeroDivisionError):
+        entry_point(lambda: 1 // 0)()

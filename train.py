@@ -1,0 +1,76 @@
+"""Train a network: `python train.py --data_path D --train_split_file_path F`; see README.md for all commands."""
+
+import argparse
+import logging
+import sys
+
+from src.backend import DEVICE_TARGETS, create_backend
+from src.config import load_recipe
+from src.errors import UserError, entry_point
+from src.log import setup_logging
+from src.training.build import build_trainer, check_data
+from src.training.plan import RunPlan, new_plan, resumed_plan, with_epochs
+
+logger = logging.getLogger("train")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="vnet_promise12", help="a name in src/config.py (default: %(default)s)")
+    parser.add_argument("--config", help="JSON file of recipe keys to override")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys to override")
+    parser.add_argument("--epochs", type=int, help="in place of the recipe's; with --resume, extends a run")
+    parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
+    parser.add_argument("--device_id", type=int, default=0)
+    parser.add_argument("--run_distribute", type=int, default=0, choices=(0, 1))
+    parser.add_argument("--device_num", type=int, default=1, help="number of ranks with --run_distribute 1")
+    parser.add_argument("--data_path", help="folder that holds img/ and gt/")
+    parser.add_argument("--train_split_file_path", help="one image file name a line")
+    parser.add_argument("--val_split_file_path", help="default: val.csv beside the training split")
+    parser.add_argument("--run_dir", help="where the run writes (default: runs/RECIPE-DATE-TIME)")
+    parser.add_argument("--resume", metavar="RUN_DIR", help="continue the run in this folder")
+    parser.add_argument("--check_data", action="store_true", help="check every case and exit: 0, or 2 with problems")
+    return parser.parse_args(argv)
+
+
+def make_plan(args: argparse.Namespace) -> RunPlan:
+    if args.resume is None:
+        if args.run_distribute and not args.run_dir:
+            raise UserError("--run_distribute 1 needs --run_dir, since all ranks have to write to one folder")
+        recipe = load_recipe(args.recipe, args.config, args.set)
+        plan = new_plan(args.recipe, recipe, args.data_path, args.train_split_file_path, args.val_split_file_path,
+                        args.run_dir)
+        return with_epochs(plan, args.epochs)
+    if args.set or args.config or args.run_dir or args.val_split_file_path:
+        raise UserError("--resume takes the run's own recipe, splits and folder; of these only --epochs and "
+                        "--data_path can be given with it")
+    return resumed_plan(args.resume, args.epochs, args.data_path, args.train_split_file_path)
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    setup_logging()
+    plan = make_plan(args)
+    if args.check_data:
+        return check_data(plan)
+    backend = create_backend(args.device_target, args.device_id, bool(args.run_distribute), args.device_num,
+                             plan.recipe)
+    log_name = "train.log" if backend.world_size == 1 else f"train_rank{backend.rank}.log"
+    setup_logging(plan.run_dir / log_name, quiet=not backend.is_main)
+    check_data(plan)
+    if backend.is_main:
+        plan.save(backend.describe())
+    trainer = build_trainer(plan, backend)
+    if trainer.finished:
+        logger.info("%s is done: %d of %d epochs; --epochs N with a larger N extends it", plan.run_dir,
+                    trainer.state.epoch, plan.recipe.epochs)
+        return None
+    state = trainer.fit()
+    logger.info("done: %d epochs, best validation dice %.4f at epoch %d, checkpoints in %s", state.epoch,
+                state.best_dice, state.best_epoch, plan.checkpoint_folder)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
