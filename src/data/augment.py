@@ -39,7 +39,7 @@ def _random_affine(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[np
         rotation[first, first] = rotation[second, second] = np.cos(angle)
         rotation[first, second], rotation[second, first] = -np.sin(angle), np.sin(angle)
         matrix = matrix @ rotation
-    size = np.asarray(shape)
+    size = np.asarray(shape, dtype=np.float64)
     centre = (size - 1) / 2
     shift = rng.uniform(-SHIFT_SHARE, SHIFT_SHARE, 3) * size
     return matrix, centre - matrix @ centre + shift
@@ -47,7 +47,7 @@ def _random_affine(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[np
 
 def _random_intensity(image: np.ndarray, low: float, rng: np.random.Generator) -> np.ndarray:
     """Return the image after a random gamma, brightness shift and Gaussian noise, as float32."""
-    span = max(float(image.max()) - low, np.finfo(np.float32).tiny)
+    span = max(float(image.max()) - low, 1e-6)
     gamma = np.exp(rng.uniform(-GAMMA, GAMMA))
     image = ((image - low) / span) ** gamma * span + low
     image += rng.uniform(-BRIGHTNESS, BRIGHTNESS)

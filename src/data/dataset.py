@@ -1,5 +1,6 @@
 """Batches for training: order and augmentation are pure functions of (seed, epoch), so a resumed run sees the same."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -73,10 +74,9 @@ class BatchLoader:
 
         def put(item: Batch | BaseException | None) -> None:
             while not stop.is_set():
-                try:
-                    return ready.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
+                with contextlib.suppress(queue.Full):
+                    ready.put(item, timeout=0.1)
+                    return
 
         def produce() -> None:
             try:
