@@ -20,7 +20,7 @@ DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
 
 _INSTALL_HINT = {
     "Ascend": "install the CANN toolkit and its driver, and check `npu-smi info`",
-    "GPU": "MindSpore's GPU builds end with 2.2 (Python 3.7 to 3.9, CUDA 11.6): install that one, and check `nvidia-smi`",
+    "GPU": "MindSpore's GPU builds end with 2.2 (Python 3.7 to 3.9, CUDA 11): install that, and check `nvidia-smi`",
 }
 
 
@@ -71,7 +71,6 @@ def create_backend(device_target: str = "CPU", device_id: int = 0, distribute: b
     ms.set_context(mode=ms.GRAPH_MODE)
     _set_device(device_target, device_id)
     ms.set_seed(recipe["seed"])
-    # MindSpore's output of one-cycle DataQueue and shared-memory warnings does not matter here; errors do.
     rank, world_size = _join_ranks(device_num) if distribute else (0, 1)
     amp_level, loss_scaling = _resolve_precision(device_target, recipe)
     return Backend(device_target, device_id, rank, world_size, amp_level, loss_scaling)

@@ -125,7 +125,7 @@ def _read_override_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"recipe file {path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
-        raise UserError(f"recipe file {path}: not valid JSON ({error}); expected an object of keys and values") from error
+        raise UserError(f"recipe file {path}: not valid JSON ({error}); expected an object of keys") from error
     if not isinstance(content, dict):
         raise UserError(f"recipe file {path}: found a JSON {type(content).__name__}, expected an object of keys")
     return content
@@ -183,7 +183,7 @@ def _check_ranges(recipe: Mapping[str, Any]) -> None:
     require(recipe["warmup_ratio"] <= 1, "warmup_ratio", "a share of the base rate, at most 1")
     require(recipe["out_kernel"] in (1, 3), "out_kernel", "1 or 3")
     require(-1 <= recipe["fold"] < recipe["folds"], "fold", f"-1, or 0 to folds - 1 = {recipe['folds'] - 1}")
-    require(all(0 < value for value in recipe["dstRes"]), "dstRes", "spacings above 0 mm")
+    require(all(value > 0 for value in recipe["dstRes"]), "dstRes", "spacings above 0 mm")
     low, high = recipe["intensity_percentiles"]
     require(0 <= low < high <= 100, "intensity_percentiles", "two rising percentiles between 0 and 100")
     # Four halvings in the network; a block that does not divide would come back smaller than it went in.

@@ -109,7 +109,8 @@ def test_unknown_recipe_names_the_nearest():
         load_recipe("vnet_promise")
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "not valid JSON"), ("[1]", "JSON list"), (None, "cannot be read")])
+@pytest.mark.parametrize(("content", "message"), [
+    ("{", "not valid JSON"), ("[1]", "JSON list"), (None, "cannot be read")])
 def test_bad_override_file(tmp_path, content, message):
     path = tmp_path / "recipe.json"
     if content is not None:

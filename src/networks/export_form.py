@@ -1,6 +1,7 @@
 """The same network from operators that ONNX exporters know."""
 
 import copy
+from typing import Any
 
 from mindspore import nn
 
@@ -25,7 +26,7 @@ def exportable(network: nn.Cell) -> nn.Cell:
 
 def _swap(cell: nn.Cell) -> None:
     container = isinstance(cell, (nn.SequentialCell, nn.CellList))
-    children = list(enumerate(cell)) if container else list(cell.name_cells().items())
+    children: list[tuple[Any, nn.Cell]] = list(enumerate(cell)) if container else list(cell.name_cells().items())
     for key, child in children:
         if not isinstance(child, nn.ELU):
             _swap(child)

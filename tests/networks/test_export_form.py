@@ -1,0 +1,54 @@
+"""The exportable twin: the same numbers, no ELU, and the original untouched."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from src.networks.blocks import ExportableELU
+from src.networks.export_form import exportable
+
+
+class Small(nn.Cell):
+    """ELUs as an attribute, inside a SequentialCell, and inside a CellList."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Dense(3, 4)
+        self.act = nn.ELU()
+        self.sequence = nn.SequentialCell(nn.ELU(), nn.Dense(4, 4), nn.ELU())
+        self.items = nn.CellList([nn.Dense(4, 4), nn.ELU()])
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.sequence(self.act(self.dense(x)))
+        for item in self.items:
+            x = item(x)
+        return x
+
+
+def count(network: nn.Cell, kind: type) -> int:
+    return sum(isinstance(cell, kind) for _, cell in network.cells_and_names())
+
+
+def test_twin_computes_the_same_without_elu():
+    ms.set_seed(1)
+    network = Small()
+    twin = exportable(network)
+    assert (count(twin, nn.ELU), count(twin, ExportableELU)) == (0, 4)
+    assert (count(network, nn.ELU), count(network, ExportableELU)) == (4, 0)
+    x = Tensor(np.linspace(-4, 4, 15).reshape(5, 3), ms.float32)
+    np.testing.assert_allclose(twin(x).asnumpy(), network(x).asnumpy(), atol=1e-6)
+
+
+def test_twin_has_weights_of_its_own_under_the_same_names():
+    network = Small()
+    twin = exportable(network)
+    names = [parameter.name for parameter in network.get_parameters()]
+    assert [parameter.name for parameter in twin.get_parameters()] == names
+    network.dense.weight.set_data(Tensor(np.zeros((4, 3)), ms.float32))
+    assert np.abs(twin.dense.weight.asnumpy()).max() > 0
+
+
+def test_what_has_no_exportable_form_is_refused():
+    with pytest.raises(ValueError, match="bare ELU"):
+        exportable(nn.ELU())
