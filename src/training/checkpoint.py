@@ -59,7 +59,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path}: no such file; check the path")
     try:
         parameters = ms.load_checkpoint(str(path), crc_check=True)
-    except Exception as error:  # MindSpore raises ValueError, TypeError or protobuf's own kinds, depending on the damage
+    except Exception as error:  # ValueError, TypeError or protobuf's own, depending on the damage
         raise UserError(
             f"checkpoint {path}: {path.stat().st_size} bytes that cannot be read whole (cut short, damaged, or no "
             "checkpoint); use an earlier one, or copy the file again") from error

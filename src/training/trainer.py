@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -126,13 +126,16 @@ class Trainer:
         """
         self.step.set_train(True)
         try:
-            self._call(lambda callback: callback.on_train_begin(self))
+            for callback in self.callbacks:
+                callback.on_train_begin(self)
             while not self.finished and not self.stop_requested:
                 summary = self._train_epoch(self.state.epoch + 1)
                 self.state.epoch = summary.epoch
-                self._call(lambda callback, summary=summary: callback.on_epoch_end(self, summary))
+                for callback in self.callbacks:
+                    callback.on_epoch_end(self, summary)
         finally:
-            self._call(lambda callback: callback.on_train_end(self))
+            for callback in self.callbacks:
+                callback.on_train_end(self)
         return self.state
 
     def _train_epoch(self, epoch: int) -> EpochSummary:
@@ -145,7 +148,8 @@ class Trainer:
             rate = self.lr_at(self.state.step)
             loss, norm = self._train_batch(batch, rate, epoch)
             losses.append(loss)
-            self._call(lambda callback, loss=loss, rate=rate: callback.on_step_end(self, loss, rate))
+            for callback in self.callbacks:
+                callback.on_step_end(self, loss, rate)
             asked = time.perf_counter()
         return EpochSummary(epoch, self.state.step, len(losses), sum(losses) / len(losses), losses[-1], rate, norm,
                             time.perf_counter() - began, stalled)
@@ -162,7 +166,3 @@ class Trainer:
         if not applied:
             self.state.skipped_steps += 1
         return loss, norm
-
-    def _call(self, event: Callable[[Callback], None]) -> None:
-        for callback in self.callbacks:
-            event(callback)

@@ -1,0 +1,57 @@
+"""Small stand-ins that the training tests share."""
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from src.data.dataset import Batch
+
+
+class PointNetwork(nn.Cell):
+    """Logits (N, 2, X, Y, Z) = (0, weight * x + bias) from an image (N, 1, X, Y, Z): two parameters, small graphs."""
+
+    def __init__(self, weight: float = 0.5, bias: float = 0.0):
+        super().__init__()
+        # (1, 1): a matrix, so that weight decay applies to it and not to the bias
+        self.weight = Parameter(Tensor(np.full((1, 1), weight, np.float32)), name="weight")
+        self.bias = Parameter(Tensor(np.full((1,), bias, np.float32)), name="bias")
+
+    def construct(self, x: Tensor) -> Tensor:
+        logit = x * self.weight.reshape(1, 1, 1, 1, 1) + self.bias.reshape(1, 1, 1, 1, 1)
+        return ops.cat((ops.zeros_like(logit), logit), axis=1)
+
+
+class SquareLoss(nn.Cell):
+    """Mean of (logit - label)² / 2: its gradient by hand is mean((logit - label) * x)."""
+
+    def construct(self, logits: Tensor, label: Tensor) -> Tensor:
+        difference = logits[:, 1] - label
+        return (difference * difference).mean() / 2
+
+
+class FakeStep:
+    """Stands in for the train step: gives the losses it was told to, and records the rates."""
+
+    def __init__(self, losses, applied=True):
+        self.losses = list(losses)
+        self.applied = applied
+        self.rates: list[float] = []
+
+    def set_train(self, mode):
+        assert mode is True
+
+    def __call__(self, image, label, rate):
+        self.rates.append(rate.asnumpy().item())
+        loss = self.losses[(len(self.rates) - 1) % len(self.losses)]
+        outputs = (np.float32(loss), self.applied, np.float32(2), np.float32(1))
+        return tuple(Tensor(np.array(value)) for value in outputs)
+
+
+class FakeLoader:
+    """Two batches an epoch."""
+
+    steps_per_epoch = 2
+
+    def epoch(self, epoch):
+        for step in range(2):
+            zeros = np.zeros((1, 1, 1, 1, 1), np.float32)
+            yield Batch(zeros, zeros[:, 0], (f"Case{epoch}{step}",))

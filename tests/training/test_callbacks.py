@@ -1,0 +1,114 @@
+"""Log lines, validation, history and checkpoints around a run with stand-in steps."""
+
+import logging
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from mindspore import Parameter, Tensor, nn
+from tensorboardX.proto.event_pb2 import Event
+
+from src.config import load_recipe
+from src.inference.evaluate import ValidationResult
+from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, Validation
+from src.training.checkpoint import BEST_NAME, list_checkpoints, load_checkpoint
+from src.training.trainer import Trainer, TrainingState
+from tests.training.helpers import FakeLoader, FakeStep
+
+
+class StepWithParameter(FakeStep, nn.Cell):
+    """A stand-in step with one parameter to save."""
+
+    def __init__(self, losses):
+        nn.Cell.__init__(self)
+        FakeStep.__init__(self, losses)
+        self.weight = Parameter(Tensor(np.arange(3, dtype=np.float32)), name="weight")
+
+
+def run(tmp_path, *overrides, dices=(), state=None, epochs=4):
+    recipe = load_recipe(overrides=[f"epochs={epochs}", *overrides])
+    scores = iter(dices)
+    overlay = np.full((2, 3, 3), 7, np.uint8)
+    saver = CheckpointSaver(tmp_path / "ckpt", {"recipe": {"epochs": epochs}}, recipe.save_every,
+                            recipe.keep_checkpoint_max)
+    callbacks = [LossLog(), ProgressBar(), History(tmp_path), saver]
+    if dices:
+        callbacks.insert(2, Validation(lambda: ValidationResult(next(scores), {}, overlay), recipe.val_every,
+                                       saver.save_best, recipe.early_stopping))
+    trainer = Trainer(StepWithParameter([0.5, 0.25]), FakeLoader(), 1.0, recipe, callbacks, state)
+    return trainer.fit()
+
+
+def epochs_saved(tmp_path):
+    return [int(path.name.split("-")[1].split("_")[0]) for path in list_checkpoints(tmp_path / "ckpt")]
+
+
+def test_log_lines_are_the_known_ones(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run(tmp_path, epochs=1)
+    assert caplog.messages[0] == "epoch: 1 step: 2, loss is 0.2500000"
+    match = re.fullmatch(r"epoch time: (\d+\.\d{3}) ms, per step time: (\d+\.\d{3}) ms", caplog.messages[1])
+    assert float(match[1]) == pytest.approx(2 * float(match[2]), abs=2e-3)
+
+
+def test_validation_every_n_epochs_and_at_the_end(tmp_path):
+    run(tmp_path, "val_every=2", dices=(0.5, 0.7, 0.6), epochs=5)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert history["val_dice"].round(4).fillna(-1).tolist() == [-1, 0.5, -1, 0.7, 0.6]
+    assert history["loss"].tolist() == [0.375] * 5
+    best = load_checkpoint(tmp_path / "ckpt" / BEST_NAME)
+    assert (best.state["best_epoch"], best.state["best_dice"]) == (4, 0.7)
+    assert best.parameters["weight"].asnumpy().tolist() == [0, 1, 2]
+
+
+def test_val_every_0_validates_at_the_end_only(tmp_path):
+    run(tmp_path, "val_every=0", dices=(0.5,))
+    assert pd.read_csv(tmp_path / "history.csv")["val_dice"].notna().tolist() == [False, False, False, True]
+
+
+def test_early_stopping(tmp_path):
+    state = run(tmp_path, "val_every=1", "early_stopping=2", dices=(0.5, 0.6, 0.4, 0.6, 0.9), epochs=9)
+    assert (state.epoch, state.stopped_early, state.best_epoch) == (4, True, 2)
+    assert load_checkpoint(list_checkpoints(tmp_path / "ckpt")[-1]).state["stopped_early"] is True
+    state = run(tmp_path / "patient", "val_every=1", dices=(0.5,) * 9, epochs=9)
+    assert (state.epoch, state.stopped_early) == (9, False)
+
+
+def test_checkpoints_every_n_epochs_newest_kept(tmp_path):
+    run(tmp_path, "save_every=2", "keep_checkpoint_max=2", epochs=7)
+    assert epochs_saved(tmp_path) == [6, 7]
+    run(tmp_path / "all", epochs=3)
+    assert epochs_saved(tmp_path / "all") == [1, 2, 3]
+    assert (tmp_path / "all" / "ckpt" / "checkpoint_vnet-3_2.ckpt").is_file()
+    state = load_checkpoint(tmp_path / "all" / "ckpt" / "checkpoint_vnet-2_2.ckpt").state
+    assert state == {"recipe": {"epochs": 3}, **TrainingState(epoch=2, step=4).to_dict()}
+
+
+def test_a_resumed_history_drops_what_came_after(tmp_path):
+    run(tmp_path, epochs=4)
+    run(tmp_path, epochs=4, state=TrainingState(epoch=2, step=4))
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    assert history["step"].tolist() == [2, 4, 6, 8]
+
+
+def test_tensorboard_has_scalars_and_the_overlay(tmp_path):
+    run(tmp_path, "val_every=1", dices=(0.5, 0.75), epochs=2)
+    events = (event for path in (tmp_path / "tensorboard").iterdir() for event in read_events(path))
+    values = [(event.step, value) for event in events for value in event.summary.value]
+    scalars = {(step, v.tag): v.simple_value for step, v in values if v.HasField("simple_value")}
+    assert scalars[2, "loss"] == scalars[4, "loss"] == 0.375
+    assert (scalars[2, "val_dice"], scalars[4, "val_dice"]) == (0.5, 0.75)
+    images = [v.image for _, v in values if v.HasField("image")]
+    assert [(image.height, image.width) for image in images] == [(2, 3)] * 2
+
+
+def read_events(path):
+    """Read TFRecords: length (8 bytes), its CRC (4), data, data's CRC (4)."""
+    data = path.read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        yield Event.FromString(data[12:12 + length])
+        data = data[16 + length:]

@@ -1,0 +1,91 @@
+"""What a run is made of, and what may not be mixed."""
+
+import json
+
+import pytest
+
+from src.config import load_recipe
+from src.data.split import write_split
+from src.errors import UserError
+from src.training.plan import new_plan, resumed_plan
+
+NAMES = [f"Case{i:02d}.mhd" for i in range(10)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_split(tmp_path / "train.csv", NAMES[:8])
+    return tmp_path
+
+
+def plan_of(data, *overrides, **kwargs):
+    return new_plan("vnet_promise12", load_recipe(overrides=overrides), str(data / "data"), str(data / "train.csv"),
+                    run_dir=str(data / "run"), **kwargs)
+
+
+def test_validation_beside_the_training_split_or_named(data, caplog):
+    assert plan_of(data).validation_names == []
+    assert "no validation cases" in caplog.text
+    write_split(data / "val.csv", NAMES[8:])
+    assert plan_of(data).validation_names == NAMES[8:]
+    write_split(data / "other.csv", NAMES[9:])
+    plan = plan_of(data, validation_split=str(data / "other.csv"))
+    assert (plan.train_names, plan.validation_names) == (NAMES[:8], NAMES[9:])
+
+
+def test_fold_takes_validation_from_the_training_split(data):
+    plans = [plan_of(data, f"fold={k}", "folds=4") for k in range(4)]
+    assert sorted(name for plan in plans for name in plan.validation_names) == NAMES[:8]
+    for plan in plans:
+        assert len(plan.validation_names) == 2
+        assert sorted(plan.train_names + plan.validation_names) == NAMES[:8]
+    with pytest.raises(UserError, match="leave out --val_split_file_path"):
+        plan_of(data, "fold=0", validation_split=str(data / "train.csv"))
+
+
+def test_a_case_in_both_splits_is_refused(data):
+    write_split(data / "val.csv", NAMES[7:])
+    with pytest.raises(UserError, match=r"1 cases are in both splits \(Case07.mhd\)"):
+        plan_of(data)
+
+
+def test_missing_arguments_and_folders(data):
+    recipe = load_recipe()
+    with pytest.raises(UserError, match="needs --data_path"):
+        new_plan("vnet_promise12", recipe, None, str(data / "train.csv"))
+    with pytest.raises(UserError, match="no such folder"):
+        new_plan("vnet_promise12", recipe, str(data / "nowhere"), str(data / "train.csv"))
+    assert new_plan("vnet_promise12", recipe, str(data / "data"), str(data / "train.csv")).run_dir.match(
+        "runs/vnet_promise12-*-*")
+
+
+def test_a_saved_run_is_found_again_and_not_overwritten(data):
+    write_split(data / "val.csv", NAMES[8:])
+    plan = plan_of(data, "epochs=3", "fold=-1")
+    plan.save({"device_target": "CPU"})
+    again = resumed_plan(str(data / "run"))
+    assert again.resumed
+    assert (again.recipe, again.train_names, again.validation_names, again.data_path) == (
+        plan.recipe, plan.train_names, plan.validation_names, plan.data_path)
+    assert resumed_plan(str(data / "run"), epochs=9).recipe.epochs == 9
+    with pytest.raises(UserError, match="holds a run already; continue it with --resume"):
+        plan_of(data)
+    with pytest.raises(UserError, match="no run to continue"):
+        resumed_plan(str(data))
+
+
+def test_a_resumed_run_keeps_its_cases(data):
+    plan_of(data).save({})
+    resumed_plan(str(data / "run"), train_split=str(data / "train.csv"))
+    write_split(data / "train.csv", NAMES[:7])
+    with pytest.raises(UserError, match="other cases than"):
+        resumed_plan(str(data / "run"), train_split=str(data / "train.csv"))
+    path = data / "run" / "recipe.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "train_names": NAMES[:7]}))
+    with pytest.raises(UserError, match="train_names were changed"):
+        resumed_plan(str(data / "run"))
+    path.write_text("{")
+    with pytest.raises(UserError, match="not as a run writes it"):
+        resumed_plan(str(data / "run"))

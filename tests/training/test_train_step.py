@@ -1,0 +1,161 @@
+"""The compiled step against updates computed by hand on a network of two parameters."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from src.backend import Backend
+from src.config import load_recipe
+from src.training import train_step as module
+from src.training.optimizer import build_optimizer
+from src.training.train_step import TrainStep
+from tests.training.helpers import PointNetwork, SquareLoss
+
+X = np.array([1.0, 2.0], np.float32).reshape(1, 1, 2, 1, 1)
+LABEL = np.array([0.0, 3.0], np.float32).reshape(1, 2, 1, 1)
+# With weight 0.5, bias 0: logits 0.5 and 1, differences 0.5 and -2, so the gradients are
+# weight: (0.5 * 1 - 2 * 2) / 2 = -1.75; bias: (0.5 - 2) / 2 = -0.75; loss (0.25 + 4) / 4.
+GRADIENT = np.array([-1.75, -0.75])
+LOSS = 1.0625
+
+
+@pytest.fixture(autouse=True, scope="module")
+def graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def make_step(*overrides, loss_scaling="off", network=None) -> TrainStep:
+    recipe = load_recipe(overrides=["weight_decay=0", *overrides])
+    step = TrainStep(network or PointNetwork(), SquareLoss(), recipe, Backend("CPU", loss_scaling=loss_scaling))
+    step.set_train()
+    return step
+
+
+def run(step: TrainStep, rate: float = 0.1, x: np.ndarray = X):
+    loss, applied, norm, scale = (v.asnumpy().item() for v in step(Tensor(x), Tensor(LABEL), Tensor(rate, ms.float32)))
+    values = np.array([step.network.weight.asnumpy().item(), step.network.bias.asnumpy().item()])
+    return loss, applied, norm, scale, values
+
+
+@pytest.mark.parametrize(("optimizer", "expected"), [
+    # Adam's first step is rate * sign(gradient) but for epsilon; SGD's is rate * gradient.
+    ("adam", np.array([0.6, 0.1])), ("adamw", np.array([0.6, 0.1])), ("sgd", np.array([0.675, 0.075]))])
+def test_first_update(optimizer, expected):
+    loss, applied, norm, scale, values = run(make_step(f"optimizer={optimizer}"))
+    assert loss == pytest.approx(LOSS)
+    assert (applied, scale) == (True, 1.0)
+    assert norm == pytest.approx(np.hypot(1.75, 0.75))
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_adam_against_float64_over_several_steps():
+    """Kingma and Ba 2015, algorithm 1, with a rate that changes."""
+    step = make_step()
+    parameters, first, second = np.array([0.5, 0.0]), np.zeros(2), np.zeros(2)
+    x, label = X.ravel().astype(np.float64), LABEL.ravel().astype(np.float64)
+    for t, rate in enumerate([0.1, 0.05, 0.2, 0.01], 1):
+        difference = parameters[0] * x + parameters[1] - label
+        gradient = np.array([(difference * x).mean(), difference.mean()])
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        parameters = parameters - rate * first / (1 - 0.9**t) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
+        np.testing.assert_allclose(run(step, rate)[-1], parameters, atol=2e-5)
+
+
+def test_sgd_momentum():
+    step = make_step("optimizer=sgd", "momentum=0.5")
+    run(step)
+    # Second step: velocity 0.5 * first gradient + second; by hand with weight 0.675, bias 0.075:
+    # differences 0.75 and -1.575, gradients -1.2 and -0.4125, velocities -2.075 and -0.7875.
+    np.testing.assert_allclose(run(step)[-1], [0.675 + 0.2075, 0.075 + 0.07875], atol=1e-6)
+
+
+@pytest.mark.parametrize(("optimizer", "expected"), [
+    # L2: the weight's gradient becomes -1.75 + 0.4 * 0.5; the bias does not decay.
+    ("sgd", [0.5 + 0.1 * 1.55, 0.075]),
+    # Adam's first step ignores the size of the gradient, so L2 changes nothing ...
+    ("adam", [0.6, 0.1]),
+    # ... while decoupled decay shrinks the weight by rate * decay first.
+    ("adamw", [0.5 * (1 - 0.1 * 0.4) + 0.1, 0.1])])
+def test_weight_decay(optimizer, expected):
+    step = make_step(f"optimizer={optimizer}", "weight_decay=0.4")
+    np.testing.assert_allclose(run(step)[-1], expected, atol=1e-6)
+
+
+def test_gradient_clipping():
+    norm = np.hypot(1.75, 0.75)
+    *_, reported, _, values = run(make_step("optimizer=sgd", "grad_clip=0.5"))
+    assert reported == pytest.approx(norm)  # before clipping
+    np.testing.assert_allclose(values, np.array([0.5, 0.0]) - 0.1 * GRADIENT * 0.5 / norm, atol=1e-6)
+    # A norm below the bound is left alone.
+    np.testing.assert_allclose(run(make_step("optimizer=sgd", "grad_clip=5"))[-1], [0.675, 0.075], atol=1e-6)
+
+
+def test_fixed_scale_leaves_the_update_as_it_is():
+    step = make_step("optimizer=sgd", "loss_scale=64", loss_scaling="fixed")
+    loss, applied, norm, scale, values = run(step)
+    assert (scale, applied) == (64.0, True)
+    assert loss == pytest.approx(LOSS)
+    assert norm == pytest.approx(np.hypot(1.75, 0.75))
+    np.testing.assert_allclose(values, [0.675, 0.075], atol=1e-6)
+
+
+def test_dynamic_scale_halves_and_skips_on_overflow(monkeypatch):
+    monkeypatch.setattr(module, "_GROWTH_INTERVAL", 3)
+    # 1e38 times the scale overflows fp32 in the backward pass, while the loss itself is finite.
+    step = make_step("optimizer=sgd", "loss_scale=1024", loss_scaling="dynamic")
+    large = np.array([0.0, 1e19], np.float32).reshape(X.shape)
+    before = run(step)[-1]
+    loss, applied, _, scale, values = run(step, x=large)
+    assert not applied
+    assert np.isfinite(loss)
+    assert scale == 1024
+    assert np.array_equal(values, before)
+    scales = [run(step)[3] for _ in range(5)]
+    assert scales == [512, 512, 512, 1024, 1024]  # doubles after three good steps
+
+
+def test_without_scaling_an_overflowing_gradient_is_skipped_too():
+    step = make_step()
+    large = np.array([0.0, 1.5e19], np.float32).reshape(X.shape)
+    _, applied, norm, _, values = run(step, x=large)
+    assert not applied
+    assert not np.isfinite(norm)
+    assert np.array_equal(values, [0.5, 0.0])
+
+
+def test_parameters_hold_all_that_a_checkpoint_needs():
+    names = [p.name for p in make_step().get_parameters()]
+    assert len(names) == len(set(names))
+    assert {"weight", "bias", "moment1.weight", "moment2.bias", "global_step", "learning_rate", "loss_scale",
+            "good_steps", "beta1_power"} <= set(names)
+
+
+def test_ranks_reduce_before_they_clip(monkeypatch):
+    """With several ranks the gradients pass MindSpore's reducer; here one that doubles them, recorded."""
+    class Doubling(nn.Cell):
+        def __init__(self, parameters):
+            super().__init__(auto_prefix=False)
+            self.map = ops.HyperMap()
+
+        def construct(self, gradients):
+            return self.map(_double, gradients)
+
+    monkeypatch.setattr(module.nn, "DistributedGradReducer", Doubling)
+    recipe = load_recipe(overrides=["weight_decay=0", "optimizer=sgd"])
+    step = TrainStep(PointNetwork(), SquareLoss(), recipe, Backend("CPU", world_size=2))
+    step.set_train()
+    assert run(step)[2] == pytest.approx(2 * np.hypot(1.75, 0.75))
+    np.testing.assert_allclose([step.network.weight.asnumpy().item()], [0.5 + 0.1 * 3.5], atol=1e-6)
+
+
+def _double(gradient):
+    return gradient * 2
+
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match="adam, adamw or sgd"):
+        build_optimizer({**load_recipe(), "optimizer": "lion"}, PointNetwork())
