@@ -23,7 +23,7 @@ from src.data.data_manager import DataManager
 from src.errors import UserError
 from src.files import write_text
 from src.inference.postprocess import Postprocess
-from src.inference.predictor import MindIRPredictor, OnnxPredictor
+from src.inference.predictor import ExportedPredictor, MindIRPredictor, OnnxPredictor
 
 FORMAT = "vnet-bundle"
 FORMAT_VERSION = 1
@@ -32,7 +32,8 @@ CHECKSUMS_NAME = "checksums.json"
 GOLDEN_INPUT = "golden_input.npy"
 GOLDEN_OUTPUT = "golden_output.npy"
 MODEL_NAMES = {"MINDIR": "model.mindir", "ONNX": "model.onnx", "AIR": "model.air"}
-RUNNERS = {"MINDIR": MindIRPredictor, "ONNX": OnnxPredictor}  # in order of preference
+# In order of preference; AIR is for Ascend's own tools.
+RUNNERS: dict[str, type[ExportedPredictor]] = {"MINDIR": MindIRPredictor, "ONNX": OnnxPredictor}
 
 # Devices that compute in fp16 differ from the fp32 golden output by a few thousandths; a broken model by far more.
 GOLDEN_TOLERANCE = 1e-2
@@ -102,7 +103,7 @@ def read_bundle(path: Path) -> Bundle:
     return Bundle(folder, content)
 
 
-def load_bundle_predictor(path: Path) -> tuple[MindIRPredictor | OnnxPredictor, Bundle]:
+def load_bundle_predictor(path: Path) -> tuple[ExportedPredictor, Bundle]:
     """Load a verified bundle's model: the MINDIR where there is one, else the ONNX.
 
     Raises:
@@ -112,12 +113,12 @@ def load_bundle_predictor(path: Path) -> tuple[MindIRPredictor | OnnxPredictor, 
     for kind, runner in RUNNERS.items():
         if kind in bundle.formats:
             model = bundle.content["models"][kind]
-            return runner(bundle.folder / model["file"], tuple(model["input"]["shape"])), bundle
+            return runner(bundle.folder / model["file"], model["input"]["shape"]), bundle
     raise UserError(f"bundle {bundle.folder}: has {', '.join(bundle.formats)} only, and predicting here needs "
                     f"{' or '.join(RUNNERS)}; export it with --file_format {' or '.join(RUNNERS)}")
 
 
-def check_golden(predictor: MindIRPredictor | OnnxPredictor, bundle: Bundle) -> float:
+def check_golden(predictor: ExportedPredictor, bundle: Bundle) -> float:
     """Run the bundle's golden case and return the largest difference from its golden output.
 
     Raises:
@@ -126,9 +127,9 @@ def check_golden(predictor: MindIRPredictor | OnnxPredictor, bundle: Bundle) -> 
     batch, expected = bundle.golden()
     difference = max_difference(predictor.predict_batch(batch), expected)
     if not difference <= GOLDEN_TOLERANCE:
-        raise UserError(f"bundle {bundle.folder}: this machine's answer to {GOLDEN_INPUT} differs from {GOLDEN_OUTPUT} "
-                        f"by {difference:.3g}, expected at most {GOLDEN_TOLERANCE:g}; its predictions cannot be trusted. "
-                        "Export again here, or install the versions named in recipe.json")
+        raise UserError(f"bundle {bundle.folder}: this machine's answer to {GOLDEN_INPUT} differs by {difference:.3g} "
+                        f"from {GOLDEN_OUTPUT}, expected at most {GOLDEN_TOLERANCE:g}; its predictions cannot be "
+                        "trusted. Export again here, or install the versions named in recipe.json")
     return difference
 
 

@@ -133,7 +133,7 @@ class ValidationSet:
         if not cases:
             raise UserError("validation needs at least one case; check the validation split")
         self.manager = manager
-        self.cases = []
+        self.cases: list[NativeCase] = []
         for case in cases:
             loaded = load_native(case, manager, need_label=True)
             # Of all native images only the pictured one is needed again, and they are the largest part.

@@ -61,7 +61,7 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
             left behind then, and an earlier bundle stays.
     """
     name = _checked_name(name)
-    _check_formats(formats, device_target)
+    check_formats(formats, device_target)
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, expected 1 or more")
     predictor, recipe, checkpoint = load_checkpoint_predictor(checkpoint_path, changes)
@@ -119,7 +119,12 @@ def _checked_name(name: str) -> str:
     return str(path)
 
 
-def _check_formats(formats: Sequence[str], device_target: str) -> None:
+def check_formats(formats: Sequence[str], device_target: str) -> None:
+    """Check that every format can be written here.
+
+    Raises:
+        UserError: an unknown format, AIR on another device than Ascend, or a package that ONNX needs is missing.
+    """
     for kind in formats:
         if kind not in FORMATS:
             raise UserError(f"unknown export format {kind!r}: expected one of {', '.join(FORMATS)}")
@@ -135,27 +140,27 @@ def _check_formats(formats: Sequence[str], device_target: str) -> None:
 def _export_model(predictor: NetworkPredictor, batch: np.ndarray, expected: np.ndarray, kind: str,
                   folder: Path) -> dict[str, Any]:
     """Write one model into `folder`, compare it, and return its entry in `recipe.json`."""
-    file_name = bundles.MODEL_NAMES[kind]
-    path = folder / file_name
+    path = folder / bundles.MODEL_NAMES[kind]
     _write_model(predictor, batch, kind, path)
-    shapes = {"input": list(batch.shape), "output": list(expected.shape)}
-    if kind in bundles.RUNNERS:
-        runner = bundles.RUNNERS[kind]
-        names = dict(zip(shapes, runner.names(path), strict=True))
-        difference = bundles.max_difference(runner(path, batch.shape).predict_batch(batch), expected)
-        if not difference <= TOLERANCES[kind]:
-            raise UserError(f"{kind} export of the checkpoint: its answer to the real case differs by {difference:.3g} "
-                            f"from the checkpoint's own, expected at most {TOLERANCES[kind]:g}; nothing was written. "
-                            "Please report this with the recipe and the versions in use")
-        logger.info("%s agrees with the checkpoint: largest difference of the probability %.3g (at most %g)", kind,
-                    difference, TOLERANCES[kind])
-    else:
-        names, difference = {"input": "", "output": ""}, None
+    entry: dict[str, Any] = {
+        "file": path.name,
+        "input": {"name": "", "shape": list(batch.shape), "layout": "NCXYZ", "dtype": "float32"},
+        "output": {"name": "", "shape": list(expected.shape), "layout": "NXYZ", "dtype": "float32"},
+        "max_difference": None,
+    }
+    if kind not in bundles.RUNNERS:
         logger.warning("%s was not compared with the checkpoint: MindSpore cannot load it back", kind)
-    layouts = {"input": "NCXYZ", "output": "NXYZ"}
-    return {"file": file_name, "max_difference": difference,
-            **{side: {"name": names[side], "shape": shapes[side], "layout": layouts[side], "dtype": "float32"}
-               for side in shapes}}
+        return entry
+    model = bundles.RUNNERS[kind](path, batch.shape)
+    difference = bundles.max_difference(model.predict_batch(batch), expected)
+    if not difference <= TOLERANCES[kind]:
+        raise UserError(f"{kind} export of the checkpoint: its answer to the real case differs by {difference:.3g} "
+                        f"from the checkpoint's own, expected at most {TOLERANCES[kind]:g}; nothing was written. "
+                        "Please report this with the recipe and the versions in use")
+    logger.info("%s agrees with the checkpoint: largest difference of the probability %.3g (at most %g)", kind,
+                difference, TOLERANCES[kind])
+    entry["input"]["name"], entry["output"]["name"] = model.names()
+    return {**entry, "max_difference": difference}
 
 
 def _write_model(predictor: NetworkPredictor, batch: np.ndarray, kind: str, path: Path) -> None:
@@ -165,13 +170,33 @@ def _write_model(predictor: NetworkPredictor, batch: np.ndarray, kind: str, path
     with tempfile.TemporaryDirectory(prefix="vnet_export_") as plain_folder:
         written = Path(plain_folder, path.name)
         if kind == "ONNX":
-            ms.onnx.export(cell, Tensor(batch), file_name=str(written), input_names=["image"],
-                           output_names=["probability"])
+            ms.onnx.export(cell, Tensor(batch), file_name=str(written))
+            _name_ends(written)
         else:
             ms.export(cell, Tensor(batch), file_name=str(written), file_format=kind)
         with atomic_path(path) as temporary:
             shutil.copyfile(written, temporary)
             temporary.chmod(0o644)  # MindSpore writes 0400, which a later copy over the file stumbles on
+
+
+def _name_ends(path: Path) -> None:
+    """Call an ONNX model's input `image` and its output `probability`.
+
+    MindSpore's own `output_names` renames the output, but not in the node that makes it where that is a slice.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    names = {graph.input[0].name: "image", graph.output[0].name: "probability"}
+    for end in (graph.input[0], graph.output[0]):
+        end.name = names[end.name]
+    for node in graph.node:
+        for side in (node.input, node.output):
+            side[:] = [names.get(name, name) for name in side]
+    onnx.checker.check_model(model)
+    path.chmod(0o644)  # MindSpore writes 0400
+    onnx.save(model, str(path))
 
 
 def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], case: Case) -> dict[str, Any]:

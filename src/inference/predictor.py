@@ -1,7 +1,8 @@
 """Networks behind one call: a preprocessed block in, its foreground probability out."""
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from easydict import EasyDict
 from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-from src.config import RECIPES, apply_overrides
+from src.config import RECIPES, apply_overrides, load_recipe
 from src.errors import UserError
 from src.networks import ForegroundProbability, build_network
 from src.training.checkpoint import Checkpoint, load_checkpoint, load_parameters
@@ -57,15 +58,24 @@ class NetworkPredictor:
         return self.predict_batch(image[None, None])[0]
 
 
-class _ExportedPredictor:
-    """An exported model, whose input shape is fixed.
+class ExportedPredictor:
+    """An exported model, whose input shape is fixed; the subclasses run one format each.
 
     Args:
-        shape: (N, 1, X, Y, Z) of the model's input.
+        path: the model's file.
+        shape: (N, 1, X, Y, Z) of its input.
+
+    Raises:
+        UserError: the file cannot be read.
     """
 
-    def __init__(self, shape: tuple[int, ...]):
-        self.shape = shape
+    def __init__(self, path: Path, shape: Sequence[int]):
+        self.path = path
+        self.shape = tuple(shape)
+
+    def names(self) -> tuple[str, str]:
+        """Return the names of input and output as the file has them."""
+        raise NotImplementedError
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
         """Return the probability (N, X, Y, Z) float32 of blocks (N, 1, X, Y, Z).
@@ -89,49 +99,31 @@ class _ExportedPredictor:
         raise NotImplementedError
 
 
-class MindIRPredictor(_ExportedPredictor):
-    """A MINDIR file, run by MindSpore.
+class MindIRPredictor(ExportedPredictor):
+    """A MINDIR file, run by MindSpore on the device in use."""
 
-    Args:
-        path: the file.
-        shape: (N, 1, X, Y, Z) of its input.
-
-    Raises:
-        UserError: MindSpore cannot read the file.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]):
-        super().__init__(shape)
+    def __init__(self, path: Path, shape: Sequence[int]):
+        super().__init__(path, shape)
         try:
             self.cell = nn.GraphCell(ms.load(str(path)))
         except (RuntimeError, ValueError) as error:
             raise UserError(f"model {path}: MindSpore {ms.__version__} cannot read it "
                             f"({str(error).strip().splitlines()[0]}); export the checkpoint again") from error
 
-    @staticmethod
-    def names(path: Path) -> tuple[str, str]:
-        """Return the names of input and output as the file has them."""
+    def names(self) -> tuple[str, str]:
         model = ModelProto()
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(self.path.read_bytes())
         return model.graph.input[0].name, model.graph.output[0].name
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         return self.cell(Tensor(batch)).asnumpy()
 
 
-class OnnxPredictor(_ExportedPredictor):
-    """An ONNX file, run by onnxruntime on the CPU.
+class OnnxPredictor(ExportedPredictor):
+    """An ONNX file, run by onnxruntime on the CPU."""
 
-    Args:
-        path: the file.
-        shape: (N, 1, X, Y, Z) of its input.
-
-    Raises:
-        UserError: onnxruntime is not installed, or cannot read the file.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]):
-        super().__init__(shape)
+    def __init__(self, path: Path, shape: Sequence[int]):
+        super().__init__(path, shape)
         try:
             import onnxruntime
         except ImportError as error:
@@ -141,16 +133,25 @@ class OnnxPredictor(_ExportedPredictor):
         except Exception as error:  # onnxruntime's exceptions share no base class that it exports
             raise UserError(f"model {path}: onnxruntime {onnxruntime.__version__} cannot read it "
                             f"({str(error).strip().splitlines()[0]}); export the checkpoint again") from error
-        self.input_name = self.session.get_inputs()[0].name
 
-    @staticmethod
-    def names(path: Path) -> tuple[str, str]:
-        """Return the names of input and output as the file has them."""
-        session = OnnxPredictor(path, ()).session
-        return session.get_inputs()[0].name, session.get_outputs()[0].name
+    def names(self) -> tuple[str, str]:
+        return self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {self.input_name: batch})[0]
+        return self.session.run(None, {self.names()[0]: batch})[0]
+
+
+def recipe_changes(config_file: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return only the recipe keys that a JSON file and `KEY=VALUE` items set, checked as in training.
+
+    Raises:
+        UserError: as `config.load_recipe`.
+    """
+    checked = load_recipe(config_file=config_file, overrides=overrides)
+    keys = [item.partition("=")[0].strip() for item in overrides]
+    if config_file is not None:
+        keys += json.loads(Path(config_file).read_text(encoding="utf-8"))
+    return {key: checked[key] for key in keys}
 
 
 def recipe_of(checkpoint: Checkpoint, changes: Mapping[str, Any] | None = None,
@@ -163,7 +164,8 @@ def recipe_of(checkpoint: Checkpoint, changes: Mapping[str, Any] | None = None,
     Raises:
         UserError: the state names an unknown recipe or key, or a change is not allowed; names the checkpoint.
     """
-    name, trained_with = recipe_name, {}
+    name: Any = recipe_name
+    trained_with: Any = {}
     if not checkpoint.state:
         logger.warning("checkpoint %s carries no recipe (it is of another program): taking %s, with the overrides "
                        "given", checkpoint.path, recipe_name)

@@ -32,7 +32,7 @@ class Metric:
     meaning: str
 
     def text(self, value: float) -> str:
-        return f"{value:.{self.digits}f}"
+        return f"{round(value, self.digits) + 0.0:.{self.digits}f}"  # + 0.0: no "-0.0"
 
     @property
     def title(self) -> str:

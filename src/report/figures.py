@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -134,16 +135,16 @@ def _montage(view: View, slices: Sequence[int] | None, columns: int) -> Figure:
             extent=(*limits[0], *limits[1][::-1]),
         )  # fmt: skip
         for mask, colour, line_width in (
-            (view.reference, REFERENCE_COLOUR, 2.6),
-            (view.prediction, PREDICTION_COLOUR, 1.4),
+            (view.reference, REFERENCE_COLOUR, 3.2),
+            (view.prediction, PREDICTION_COLOUR, 1.5),
         ):
             if mask is not None and mask[:, :, z].any():
                 _outline(axes, mask[:, :, z], colour, line_width)
         axes.set_xlim(*limits[0])
         axes.set_ylim(*limits[1][::-1])
         axes.text(
-            0.025, 0.975, f"z {z}", transform=axes.transAxes, ha="left", va="top", fontsize=9, color="white",
-            path_effects=[withStroke(linewidth=2, foreground="black")],
+            0.025, 0.975, f"z {z}", transform=axes.transAxes, ha="left", va="top", fontsize=11, color="white",
+            path_effects=[withStroke(linewidth=3, foreground="black")],
         )  # fmt: skip
     return figure
 
@@ -186,7 +187,7 @@ def _numbers(history: pd.DataFrame, column: str) -> np.ndarray:
     return history[column].to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _png(figure: Figure, **options: object) -> bytes:
+def _png(figure: Figure, **options: Any) -> bytes:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # No software and date in the file: the same case gives the same bytes.

@@ -207,6 +207,7 @@ def _metrics_table(rows: Sequence[Row], summary: Mapping[str, Any], anchors: Map
         cells += [f"<td>{metric.text(summary[metric.key][statistic])}</td>" for metric in METRICS]
         foot.append(f'<tr class="{statistic}">{"".join(cells)}{"<td></td>" if flagged else ""}</tr>')
     newline = "\n"
+    note = f"Worst Dice first. Distances are millimetres on the image's own grid. {flag_note(summary)}"
     return f"""<section>
 <h2>Metrics</h2>
 <div class="card"><div class="scroll"><table class="metrics">
@@ -216,7 +217,7 @@ def _metrics_table(rows: Sequence[Row], summary: Mapping[str, Any], anchors: Map
 </tbody>
 <tfoot>{"".join(foot)}</tfoot>
 </table></div>
-<p class="under quiet small">Worst Dice first. Distances are millimetres on the image's own grid. {escape(flag_note(summary))}</p>
+<p class="under quiet small">{escape(note)}</p>
 </div>
 </section>
 """
@@ -230,7 +231,9 @@ def _curves(history: pd.DataFrame) -> str:
             f'<div class="card"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
             f'<img src="{light}" alt="{escape(CURVES[curve])} over epochs"></picture></div>'
         )
-    return f'<section>\n<h2>Learning curves</h2>\n<div class="curves">{"".join(panels)}</div>\n</section>\n' if panels else ""
+    if not panels:
+        return ""
+    return f'<section>\n<h2>Learning curves</h2>\n<div class="curves">{"".join(panels)}</div>\n</section>\n'
 
 
 def _cases(
@@ -271,9 +274,12 @@ def _cases(
 
 
 def _settings(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
-    recipe_text = {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in recipe.items()}
+    settings = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        for key, value in recipe.items()
+    }
     blocks = []
-    for name, content in (("Recipe", recipe_text), ("Versions", versions)):
+    for name, content in (("Recipe", settings), ("Versions", versions)):
         lines = "".join(
             f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(str(value))}</td></tr>'
             for key, value in content.items()

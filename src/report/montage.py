@@ -62,7 +62,7 @@ def make_view(
         raise ValueError(f"expected an image of shape (X, Y, Z) with voxels in it, got shape {image.shape}")
     for name, mask in (("prediction", prediction), ("reference", reference)):
         if mask is not None and np.shape(mask) != image.shape:
-            raise ValueError(f"the {name} has shape {np.shape(mask)} and the image {image.shape}; expected equal shapes")
+            raise ValueError(f"the {name} has shape {np.shape(mask)} and the image {image.shape}; expected one shape")
     steps = checked_spacing(spacing, 3)
     axes = np.asarray(direction, dtype=np.float64).reshape(-1)
     if axes.shape != (9,) or not np.isfinite(axes).all():

@@ -1,0 +1,41 @@
+"""Evaluate a checkpoint: `python eval.py --ckpt_path C --data_path D --eval_split_file_path F`; see README.md."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from src.backend import DEVICE_TARGETS, create_backend
+from src.errors import entry_point
+from src.inference.output import evaluate_split, output_folders
+from src.inference.predictor import load_checkpoint_predictor, recipe_changes
+from src.log import setup_logging
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
+    parser.add_argument("--dev_id", "--device_id", type=int, default=0)
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint to evaluate")
+    parser.add_argument("--data_path", type=Path, required=True, help="folder that holds img/ and gt/")
+    parser.add_argument("--eval_split_file_path", type=Path, required=True, help="one image file name a line")
+    parser.add_argument("--output_dir", type=Path,
+                        help="default: the checkpoint's run folder, else the recipe's dirResult and dirPredictionImage")
+    parser.add_argument("--save_predictions", type=int, default=1, choices=(0, 1), help="write the masks")
+    parser.add_argument("--config", help="JSON file of recipe keys to override; the rest is the checkpoint's own")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys to override")
+    return parser.parse_args(argv)
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    setup_logging()
+    create_backend(args.device_target, args.dev_id)
+    predictor, recipe, checkpoint = load_checkpoint_predictor(args.ckpt_path, recipe_changes(args.config, args.set))
+    folders = output_folders(args.ckpt_path, recipe, args.output_dir)
+    evaluate_split(predictor, recipe, checkpoint, args.data_path, args.eval_split_file_path, folders,
+                   bool(args.save_predictions))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Export a checkpoint: `python export.py --ckpt_file C --file_name vnet --file_format MINDIR`; see README.md.
+
+Writes NAME.mindir (or .onnx, .air) and the bundle folder NAME_bundle, which predict.py and other programs read.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from src.backend import DEVICE_TARGETS, create_backend
+from src.errors import entry_point
+from src.inference.export import FORMATS, check_formats, export_checkpoint
+from src.inference.predictor import recipe_changes
+from src.log import setup_logging
+
+logger = logging.getLogger("export")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ckpt_file", type=Path, required=True, help="checkpoint to export")
+    parser.add_argument("--file_name", default="vnet", help="path and stem of the output (default: %(default)s)")
+    parser.add_argument("--file_format", nargs="+", default=["MINDIR"], choices=FORMATS,
+                        help="one or more; AIR on Ascend only (default: MINDIR)")
+    parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
+    parser.add_argument("--device_id", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=1, help="of the fixed input (default: %(default)s)")
+    parser.add_argument("--data_path", type=Path, help="folder that holds img/, for the real case to compare on "
+                        "(default: where the checkpoint was trained, else data/sample)")
+    parser.add_argument("--config", help="JSON file of recipe keys to override; the rest is the checkpoint's own")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys to override")
+    return parser.parse_args(argv)
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    setup_logging()
+    check_formats(args.file_format, args.device_target)
+    create_backend(args.device_target, args.device_id)
+    folder = export_checkpoint(args.ckpt_file, args.file_name, args.file_format, args.batch_size, args.data_path,
+                               args.device_target, recipe_changes(args.config, args.set))
+    logger.info("done: %s, and beside it %s", folder,
+                ", ".join(f"{folder.name.removesuffix('_bundle')}.{kind.lower()}" for kind in args.file_format))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

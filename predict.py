@@ -1,0 +1,60 @@
+"""Segment volumes without labels: `python predict.py --bundle B --input FILE_OR_FOLDER --output FOLDER`; see README.md.
+
+Exits 2 when a volume could not be predicted, after all others were.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from src.backend import DEVICE_TARGETS, create_backend
+from src.config import plain
+from src.data.data_manager import DataManager
+from src.errors import entry_point
+from src.inference.bundle import check_golden, load_bundle_predictor
+from src.inference.predictor import load_checkpoint_predictor, recipe_changes
+from src.inference.volumes import predict_volumes
+from src.log import setup_logging
+
+logger = logging.getLogger("predict")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--ckpt_path", type=Path, help="checkpoint to predict with")
+    source.add_argument("--bundle", type=Path, help="bundle folder of export.py to predict with")
+    parser.add_argument("--input", type=Path, required=True,
+                        help="a MetaImage or NIfTI volume, or a folder of them (folders in it are not searched)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for STEM_test.SUFFIX and report.html")
+    parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
+    parser.add_argument("--device_id", type=int, default=0)
+    parser.add_argument("--config", help="with --ckpt_path: JSON file of recipe keys to override")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="with --ckpt_path: keys to override")
+    args = parser.parse_args(argv)
+    if args.bundle and (args.config or args.set):
+        parser.error("--config and --set go with --ckpt_path: a bundle is sealed")
+    return args
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    setup_logging()
+    create_backend(args.device_target, args.device_id)
+    if args.bundle:
+        exported, bundle = load_bundle_predictor(args.bundle)
+        logger.info("bundle %s: golden case reproduced, largest difference %.3g", args.bundle,
+                    check_golden(exported, bundle))
+        predict_volumes(exported, bundle.manager, args.input, args.output, bundle.content["recipe"],
+                        args.bundle.resolve().name, bundle.postprocess)
+        return
+    changes = recipe_changes(args.config, args.set)
+    predictor, recipe, checkpoint = load_checkpoint_predictor(args.ckpt_path, changes)
+    predict_volumes(predictor, DataManager.from_config(recipe), args.input, args.output, plain(recipe),
+                    checkpoint.path.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""What an evaluation writes: masks, tables, the report."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from easydict import EasyDict
+
+from src.config import plain
+from src.data import TASKS
+from src.data.check import require_clean
+from src.data.data_manager import DataManager, write_volume
+from src.data.geometry import Geometry
+from src.data.split import read_split
+from src.errors import UserError
+from src.files import write_json
+from src.inference.evaluate import evaluate_cases
+from src.inference.predictor import Predictor
+from src.metrics.cases import format_table, summarise, write_metrics_csv
+from src.report.figures import overlay_png
+from src.report.html import write_report
+from src.training.checkpoint import Checkpoint, run_folder_of
+
+logger = logging.getLogger(__name__)
+
+REPORT_NAME = "report.html"
+MASK_ENDING = "_test"
+
+
+@dataclass(frozen=True)
+class OutputFolders:
+    """Where an evaluation writes: `results` gets tables and report, `predictions` the masks."""
+
+    results: Path
+    predictions: Path
+
+
+def output_folders(checkpoint_path: Path, recipe: EasyDict, output_dir: Path | None = None) -> OutputFolders:
+    """Return the folders for a checkpoint's evaluation.
+
+    `output_dir` where given; else the run folder that the checkpoint lies in; else, for a checkpoint in none, the
+    recipe's `dirResult`. Masks go to `dirPredictionImage` below the first two, and below the present folder else.
+    """
+    folder = output_dir or run_folder_of(checkpoint_path)
+    if folder is None:
+        return OutputFolders(Path(recipe.dirResult), Path(recipe.dirPredictionImage))
+    return OutputFolders(folder, folder / recipe.dirPredictionImage)
+
+
+def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoint, data_path: Path, split_path: Path,
+                   folders: OutputFolders, save_predictions: bool = True) -> list[dict[str, Any]]:
+    """Evaluate every case of a split and write `metrics.csv`, `summary.json`, `report.html` and the masks.
+
+    The table and the two averages that people grep for go to the log.
+
+    Args:
+        predictor: of the checkpoint.
+        recipe: preprocessing, task.
+        checkpoint: named in the report, with its epoch.
+        data_path: folder that holds `img/` and `gt/`.
+        split_path: one image file name a line.
+        folders: see `output_folders`.
+        save_predictions: whether masks are written, as `CaseNN_test.mhd` with the image's geometry.
+
+    Returns:
+        A row per case.
+
+    Raises:
+        UserError: the split or the data is wrong; every problem of the data is listed before anything is predicted.
+    """
+    manager = DataManager.from_config(recipe)
+    names = read_split(split_path)
+    cases = TASKS[recipe.task].find_cases(data_path, names)
+    make_folder(folders.results, "output folder")
+    require_clean(cases, manager)
+    notes = _training_overlap(checkpoint, names)
+    pictures: dict[str, bytes] = {}
+
+    def on_case(case_id: str, image: np.ndarray, mask: np.ndarray, reference: np.ndarray, grid: Geometry) -> None:
+        pictures[case_id] = overlay_png(image, mask, reference, grid.spacing, grid.direction)
+        if save_predictions:
+            write_volume(folders.predictions / f"{case_id}{MASK_ENDING}.mhd", mask, grid)
+
+    rows = evaluate_cases(predictor, manager, cases, on_case)
+    summary = summarise(rows)
+    write_metrics_csv(folders.results / "metrics.csv", rows)
+    write_json(folders.results / "summary.json", summary)
+    write_report(folders.results / REPORT_NAME, f"Evaluation of {_title(checkpoint)}", plain(recipe), rows, summary,
+                 _history(checkpoint), pictures, notes)
+    logger.info("%s", format_table(rows))
+    logger.info("report: %s", folders.results / REPORT_NAME)
+    if save_predictions:
+        logger.info("masks: %s", folders.predictions)
+    logger.info("avg_Hausdorff_distance: %.2f", summary["hausdorff"]["mean"])
+    logger.info("avg_dice: %.4f", summary["dice"]["mean"])
+    return rows
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder that results can be written to.
+
+    Raises:
+        UserError: it cannot be made or written to; names the command line's `option` that chose it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot be made a folder ({error.strerror}); choose another") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {folder}: no permission to write there; choose another folder")
+
+
+def _training_overlap(checkpoint: Checkpoint, names: Sequence[str]) -> list[str]:
+    seen = sorted(set(names) & set(checkpoint.state.get("train_names", [])))
+    if not seen:
+        return []
+    listed = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
+    note = (f"{len(seen)} of {len(names)} cases are named like training cases ({listed}): if they are the same, their "
+            "scores say nothing about new cases")
+    logger.warning("%s", note)
+    return [note]
+
+
+def _title(checkpoint: Checkpoint) -> str:
+    epoch = checkpoint.state.get("epoch")
+    return f"{checkpoint.path.name}{f', epoch {epoch}' if epoch is not None else ''}"
+
+
+def _history(checkpoint: Checkpoint) -> pd.DataFrame | None:
+    run_folder = run_folder_of(checkpoint.path)
+    path = run_folder / "history.csv" if run_folder else None
+    return pd.read_csv(path) if path and path.is_file() else None

@@ -1,0 +1,118 @@
+"""Prediction of volumes without labels, from and to files."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.data import Case
+from src.data.case import VOLUME_SUFFIXES, split_volume_name
+from src.data.data_manager import DataManager, write_volume
+from src.data.prostate import label_name
+from src.errors import DataError, UserError
+from src.inference.evaluate import load_native, segment
+from src.inference.output import MASK_ENDING, REPORT_NAME, make_folder
+from src.inference.postprocess import DEFAULT_POSTPROCESS, Postprocess
+from src.inference.predictor import Predictor
+from src.report.figures import overlay_png
+from src.report.html import write_report
+
+logger = logging.getLogger(__name__)
+
+LABEL_VALUES = 8  # at most; an image has hundreds of different values
+
+
+def find_volumes(source: Path) -> tuple[list[Path], list[str]]:
+    """Return the volumes to predict and a problem for each file that looks like a label.
+
+    Args:
+        source: a volume, or a folder of volumes; folders in it are not searched.
+
+    Raises:
+        UserError: nothing there, or no volume in it.
+    """
+    if source.is_file():
+        if not split_volume_name(source.name)[1]:
+            raise UserError(f"--input {source}: no volume, expected one of {', '.join(VOLUME_SUFFIXES)}")
+        return [source], []
+    if not source.is_dir():
+        raise UserError(f"--input {source}: no such file or folder; check the path")
+    files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+    volumes = [path for path in files if split_volume_name(path.name)[1]]
+    if not volumes:
+        raise UserError(f"--input {source}: no volume ({', '.join(VOLUME_SUFFIXES)}) in this folder; folders in it "
+                        "are not searched")
+    other = [path.name for path in files if path not in volumes and path.suffix.lower() not in (".raw", ".zraw")]
+    if other:
+        logger.warning("not volumes, so left alone in %s: %s", source, ", ".join(other))
+    label_ending = split_volume_name(label_name("x.mhd"))[0][1:]
+    labels = [path for path in volumes if split_volume_name(path.name)[0].endswith(label_ending)]
+    problems = [f"{path}: by its name ({label_ending}) a label, and labels are not predicted from; move it elsewhere"
+                for path in labels]
+    return [path for path in volumes if path not in labels], problems
+
+
+def predict_volumes(predictor: Predictor, manager: DataManager, source: Path, output: Path, recipe: dict[str, Any],
+                    title: str, postprocess: Postprocess = DEFAULT_POSTPROCESS) -> list[Path]:
+    """Predict every volume of `source` and write `STEM_test.SUFFIX` with its geometry, and a report of pictures.
+
+    Args:
+        predictor: of the network.
+        manager: the preprocessing it was trained with.
+        source: a volume, or a folder of volumes.
+        output: folder, made where missing; not the one that the inputs lie in.
+        recipe: for the report.
+        title: what predicted, for the report.
+        postprocess: from probability to mask.
+
+    Returns:
+        The masks written.
+
+    Raises:
+        UserError: nothing to predict, or `output` cannot be used.
+        DataError: lists the files that were not predicted, after all others were.
+    """
+    volumes, problems = find_volumes(source)
+    inputs = source if source.is_dir() else source.parent
+    if output.resolve() == inputs.resolve():
+        raise UserError(f"--output {output}: is the folder of the inputs, where masks would be taken for inputs next "
+                        "time; choose another folder")
+    make_folder(output, "--output")
+    protected = {path.resolve() for path in volumes}
+    written: list[Path] = []
+    pictures: dict[str, bytes] = {}
+    for number, path in enumerate(volumes, 1):
+        started = time.perf_counter()
+        stem, suffix = split_volume_name(path.name)
+        target = output / f"{stem}{MASK_ENDING}{suffix}"
+        if target.resolve() in protected:
+            problems.append(f"{path}: its mask {target} would overwrite an input; choose another --output")
+            continue
+        try:
+            case = load_native(Case(path.name, path), manager)
+        except DataError as error:
+            problems += error.problems
+            continue
+        assert case.image is not None
+        values = np.unique(case.image)
+        if len(values) <= LABEL_VALUES:
+            problems.append(f"{path}: holds {len(values)} different values only "
+                            f"({', '.join(f'{value:g}' for value in values)}), so it is a label and no image; "
+                            "move it elsewhere")
+            continue
+        mask = segment(predictor, manager, case, postprocess)
+        write_volume(target, mask, case.native)
+        written.append(target)
+        millilitres = np.count_nonzero(mask) * case.native.voxel_volume / 1000
+        logger.info("%s (%d of %d): %.1f s, foreground %.2f ml -> %s", path.name, number, len(volumes),
+                    time.perf_counter() - started, millilitres, target)
+        pictures[path.name] = overlay_png(case.image, mask, None, case.native.spacing, case.native.direction)
+    if written:
+        write_report(output / REPORT_NAME, f"Prediction by {title}", recipe, [], None, None, pictures,
+                     [f"not predicted: {problem}" for problem in problems], outlines=("prediction",))
+        logger.info("%d of %d volumes predicted; report: %s", len(written), len(volumes), output / REPORT_NAME)
+    if problems:
+        raise DataError(problems)
+    return written

@@ -1,0 +1,107 @@
+"""From files to rows, with predictors whose answer is known."""
+
+import numpy as np
+import pytest
+
+from src.data import Case
+from src.errors import DataError, UserError
+from src.inference.evaluate import ValidationSet, evaluate_cases, load_native, segment
+from src.inference.postprocess import Postprocess
+from tests.inference.helpers import GRID, MANAGER, FunctionPredictor, bright, bright_case, nothing
+
+
+@pytest.fixture
+def cases(tmp_path):
+    return [bright_case(tmp_path, "Case00"), bright_case(tmp_path, "Case01", (5, 6, 7))]
+
+
+def test_block_is_what_the_data_manager_makes(cases):
+    predictor = nothing()
+    evaluate_cases(predictor, MANAGER, cases)
+    assert len(predictor.blocks) == 2
+    np.testing.assert_array_equal(predictor.blocks[0], MANAGER.load(cases[0]).image)
+
+
+def test_rows_and_callback(cases):
+    seen = []
+    rows = evaluate_cases(bright(), MANAGER, cases, lambda *details: seen.append(details))
+    assert [row["case_id"] for row in rows] == ["Case00", "Case01"]
+    # 8 x 9 x 10 mm radii hold 4/3 pi 720 mm^3 = 3.016 ml; a voxel is 1.875 mm^3.
+    assert rows[0]["volume_ml_reference"] == pytest.approx(3.016, rel=0.02)
+    assert all(row["dice"] > 0.9 for row in rows)
+    case_id, image, mask, reference, grid = seen[0]
+    assert case_id == "Case00"
+    assert image.max() == 1000
+    assert image.shape == mask.shape == reference.shape == GRID.size
+    assert mask.dtype == np.uint8
+    assert grid.differences(GRID) == []
+    overlap = 2 * np.sum(mask & reference) / (mask.sum() + reference.sum())
+    assert rows[0]["dice"] == pytest.approx(overlap, abs=1e-12)
+
+
+def test_empty_prediction_is_scored_not_raised(cases):
+    row = evaluate_cases(nothing(), MANAGER, cases[:1])[0]
+    assert (row["dice"], row["flag"]) == (0.0, "empty prediction")
+    assert row["hausdorff"] == pytest.approx(np.linalg.norm([30, 28 * 1.25, 20 * 1.5]))
+
+
+def test_outside_the_block_is_background(cases):
+    everything = FunctionPredictor(np.ones_like)
+    mask = segment(everything, MANAGER, load_native(cases[0], MANAGER))
+    assert mask.mean() == 1  # the block of 48 mm covers the volume of 30 x 35 x 30 mm
+    small = type(MANAGER)((1.5, 1.5, 1.5), (16, 16, 16))
+    mask = segment(everything, small, load_native(cases[0], small))
+    # 16 x 1.5 = 24 mm along each axis, within the outermost half voxels that interpolation fades over.
+    assert 22 <= np.count_nonzero(mask.any(axis=(1, 2))) <= 25
+    assert mask[0].sum() == mask[:, 0].sum() == mask[:, :, 0].sum() == 0
+
+
+def test_postprocess_is_applied(cases):
+    def two_boxes(image):
+        answer = np.zeros_like(image)
+        answer[8:12, 8:12, 8:12] = 0.9
+        answer[16:24, 16:24, 16:24] = 0.6
+        return answer
+
+    loaded = load_native(cases[0], MANAGER)
+    both = segment(FunctionPredictor(two_boxes), MANAGER, loaded, Postprocess(largest_component=False))
+    large = segment(FunctionPredictor(two_boxes), MANAGER, loaded)
+    bright_only = segment(FunctionPredictor(two_boxes), MANAGER, loaded, Postprocess(threshold=0.7))
+    assert 0 < bright_only.sum() < large.sum() < both.sum()
+    assert not (bright_only & large).any()
+
+
+def test_validation_set(cases, monkeypatch):
+    validation = ValidationSet(MANAGER, cases)
+    monkeypatch.setattr("src.inference.evaluate.read_case", None)  # everything was read already
+    result = validation.run(bright())
+    rows = {"Case00": result.per_case["Case00"], "Case01": result.per_case["Case01"]}
+    assert result.mean_dice == pytest.approx(sum(rows.values()) / 2)
+    assert min(rows.values()) > 0.9
+    assert result.overlay.dtype == np.uint8
+    assert result.overlay.ndim == 3
+    assert result.overlay.shape[2] == 3
+    assert result.overlay.std() > 10
+    assert validation.run(nothing()).mean_dice == 0.0
+
+
+def test_validation_agrees_with_evaluation(cases):
+    rows = evaluate_cases(bright(), MANAGER, cases)
+    result = ValidationSet(MANAGER, cases).run(bright())
+    assert result.per_case == {row["case_id"]: row["dice"] for row in rows}
+
+
+def test_missing_label_and_no_cases(cases):
+    unlabelled = Case("Case00", cases[0].image_path)
+    with pytest.raises(UserError, match="Case00: .* no ground truth"):
+        evaluate_cases(nothing(), MANAGER, [unlabelled])
+    with pytest.raises(UserError, match="no ground truth"):
+        ValidationSet(MANAGER, [unlabelled])
+    with pytest.raises(UserError, match="at least one case"):
+        ValidationSet(MANAGER, [])
+
+
+def test_problem_names_the_case(cases):
+    cases[1].image_path.unlink()
+    with pytest.raises(DataError, match="Case01: .*Case01.mhd"):
+        evaluate_cases(nothing(), MANAGER, cases)

@@ -1,0 +1,134 @@
+"""Export: agreement before anything appears, and what is written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from src.errors import UserError
+from src.inference import export
+from src.inference.bundle import file_sha256, max_difference, read_bundle
+from src.inference.evaluate import load_native
+from src.inference.export import SAMPLE_DATA, export_checkpoint, golden_case
+from src.inference.predictor import recipe_of
+from src.training.checkpoint import Checkpoint, load_checkpoint
+
+RECIPE = {"task": "promise12"}
+
+
+@pytest.fixture
+def quick_load(predictor, checkpoint_path, monkeypatch):
+    """Let export use the network that is compiled already."""
+    checkpoint = load_checkpoint(checkpoint_path)
+    monkeypatch.setattr(export, "load_checkpoint_predictor",
+                        lambda path, changes: (predictor, recipe_of(checkpoint, changes), checkpoint))
+
+
+def test_recipe_says_all_that_another_program_needs(bundle, checkpoint_path):
+    content = json.loads((bundle.folder / "recipe.json").read_text())
+    assert content["preprocessing"] == {"dstRes": [1.5, 1.5, 1.5], "VolSize": [32, 32, 32], "normDir": False,
+                                        "intensity_percentiles": [0.0, 100.0]}
+    assert content["postprocessing"] == {"threshold": 0.5, "largest_component": True, "connectivity": "faces"}
+    for model in content["models"].values():
+        assert model["input"]["shape"] == [1, 1, 32, 32, 32]
+        assert model["output"]["shape"] == [1, 32, 32, 32]
+        assert (model["input"]["layout"], model["output"]["layout"]) == ("NCXYZ", "NXYZ")
+        assert model["input"]["name"]
+        assert model["output"]["name"]
+    assert content["models"]["MINDIR"]["max_difference"] <= 1e-5
+    assert content["models"]["ONNX"]["max_difference"] <= 1e-4
+    assert content["checkpoint"]["sha256"] == file_sha256(checkpoint_path)
+    assert (content["checkpoint"]["epoch"], content["checkpoint"]["step"]) == (7, 21)
+    assert content["recipe"]["base_channels"] == 2
+    assert content["golden"]["case_id"] == "Case25"
+    assert content["versions"]["mindspore"]
+
+
+def test_golden_pair_is_the_checkpoints_answer_to_a_real_case(bundle, predictor):
+    batch, expected = bundle.golden()
+    case = golden_case(Checkpoint(Path("x"), {}, {"validation_names": ["Case25.mhd"]}), RECIPE, SAMPLE_DATA)
+    np.testing.assert_array_equal(batch[0, 0], load_native(case, bundle.manager).block_image)
+    assert max_difference(predictor.predict_block(batch[0, 0]), expected[0]) <= 1e-6
+    assert expected.min() < 0.4 < 0.6 < expected.max()  # a constant would agree with much
+
+
+def test_model_lies_beside_the_bundle_and_can_be_copied_over(bundle):
+    for kind in ("mindir", "onnx"):
+        beside = bundle.folder.parent / f"vnet.{kind}"
+        assert beside.samefile(bundle.folder / f"model.{kind}")
+        assert beside.stat().st_mode & 0o777 == 0o644
+    assert sorted(path.name for path in bundle.folder.parent.iterdir()) == ["vnet.mindir", "vnet.onnx", "vnet_bundle"]
+
+
+def test_onnx_has_standard_operators_only(bundle):
+    model = onnx.load(bundle.folder / "model.onnx")
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"Conv", "ConvTranspose", "BatchNormalization", "Softmax"} <= kinds
+    # Dropout leaves no trace: neither as an operator nor as the arithmetic of its masks.
+    assert not kinds & {"Elu", "Dropout", "Mod", "Greater", "GreaterOrEqual", "Cast", "Range"}
+    assert not [item.name for item in model.graph.initializer if "counter" in item.name]
+
+
+def test_disagreement_leaves_nothing(quick_load, checkpoint_path, tmp_path, monkeypatch):
+    monkeypatch.setitem(export.TOLERANCES, "MINDIR", -1.0)
+    with pytest.raises(UserError, match="MINDIR export .* differs by .* nothing was written"):
+        export_checkpoint(checkpoint_path, str(tmp_path / "vnet"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disagreement_keeps_the_earlier_bundle(quick_load, bundle, checkpoint_path, tmp_path, monkeypatch):
+    earlier = shutil.copytree(bundle.folder, tmp_path / "vnet_bundle")
+    monkeypatch.setattr(export.bundles, "max_difference", lambda first, second: float("nan"))
+    with pytest.raises(UserError, match="differs by nan"):
+        export_checkpoint(checkpoint_path, str(tmp_path / "vnet"))
+    assert [path.name for path in tmp_path.iterdir()] == ["vnet_bundle"]
+    assert read_bundle(earlier).formats == ["MINDIR", "ONNX"]
+
+
+def test_second_export_replaces_the_first(quick_load, bundle, checkpoint_path, tmp_path):
+    shutil.copytree(bundle.folder, tmp_path / "vnet_bundle")
+    folder = export_checkpoint(checkpoint_path, str(tmp_path / "vnet.mindir"), batch_size=2)
+    replaced = read_bundle(folder)
+    assert folder == tmp_path / "vnet_bundle"
+    assert replaced.formats == ["MINDIR"]
+    assert replaced.golden()[0].shape == (2, 1, 32, 32, 32)
+    assert replaced.content["models"]["MINDIR"]["output"]["shape"] == [2, 32, 32, 32]
+    np.testing.assert_allclose(replaced.golden()[1][1], bundle.golden()[1][0], atol=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vnet.mindir", "vnet_bundle"]
+
+
+def test_formats_and_names_that_cannot_be(checkpoint_path, tmp_path, monkeypatch):
+    name = str(tmp_path / "vnet")
+    with pytest.raises(UserError, match="AIR can be exported on Ascend only, and the device target is CPU"):
+        export_checkpoint(checkpoint_path, name, ("AIR",))
+    with pytest.raises(UserError, match="unknown export format 'TRT'"):
+        export_checkpoint(checkpoint_path, name, ("TRT",))
+    with pytest.raises(UserError, match="--batch_size is 0"):
+        export_checkpoint(checkpoint_path, name, batch_size=0)
+    with pytest.raises(UserError, match="--file_name"):
+        export_checkpoint(checkpoint_path, "")
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(UserError, match="ONNX export needs the package onnx"):
+        export_checkpoint(checkpoint_path, name, ("ONNX",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def state(**entries) -> Checkpoint:
+    return Checkpoint(Path("c.ckpt"), {}, entries)
+
+
+def test_golden_case_is_the_first_validation_case_there():
+    names = ["Missing.mhd", "Case27.mhd", "Case24.mhd"]
+    case = golden_case(state(data_path=str(SAMPLE_DATA), validation_names=names), RECIPE)
+    assert case.case_id == "Case27"
+    assert golden_case(state(), RECIPE).case_id == "Case00"
+
+
+def test_golden_case_falls_back_to_the_sample_only_unasked(tmp_path):
+    moved = state(data_path=str(tmp_path / "moved"), validation_names=["Case26.mhd"])
+    assert golden_case(moved, RECIPE).image_path == SAMPLE_DATA / "img" / "Case26.mhd"
+    with pytest.raises(UserError, match="there is none: .*elsewhere.* Give a data folder with --data_path"):
+        golden_case(moved, RECIPE, tmp_path / "elsewhere")

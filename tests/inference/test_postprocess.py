@@ -1,0 +1,64 @@
+"""Thresholding and the largest component, on masks small enough to count by hand."""
+
+import numpy as np
+import pytest
+
+from src.inference.postprocess import Postprocess, largest_component, probability_to_mask
+
+
+def test_threshold_is_exclusive():
+    probability = np.array([0.0, 0.49, 0.5, 0.51, 1.0], np.float32).reshape(1, 1, 5)
+    mask = probability_to_mask(probability)
+    assert mask.dtype == np.uint8
+    assert mask.ravel().tolist() == [0, 0, 0, 1, 1]
+    assert probability_to_mask(probability, 0.4).ravel().tolist() == [0, 1, 1, 1, 1]
+
+
+def test_largest_component_wins():
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[0, 0, :2] = 1  # 2 voxels, first in memory
+    mask[3, 1:4, 3] = 1  # 3 voxels
+    expected = np.zeros_like(mask)
+    expected[3, 1:4, 3] = 1
+    np.testing.assert_array_equal(largest_component(mask), expected)
+
+
+@pytest.mark.parametrize("second", [(1, 1, 0), (1, 1, 1)], ids=["edge", "corner"])
+def test_edges_and_corners_do_not_connect(second):
+    mask = np.zeros((3, 3, 3), bool)
+    mask[0, 0, 0] = mask[second] = True
+    result = largest_component(mask)
+    assert result.sum() == 1
+    assert result[0, 0, 0] == 1  # equal sizes: the first in memory order
+
+
+def test_faces_connect_along_every_axis():
+    mask = np.zeros((3, 3, 3), np.uint8)
+    mask[1, 1, :] = mask[1, :, 1] = mask[:, 1, 1] = 1
+    np.testing.assert_array_equal(largest_component(mask), mask)
+
+
+def test_small_foreground_beats_the_background():
+    mask = np.zeros((10, 10, 10), np.uint8)
+    mask[5, 5, 5] = 1
+    assert largest_component(mask).sum() == 1
+
+
+def test_empty_stays_empty_and_full_stays_full():
+    assert largest_component(np.zeros((3, 4, 5), np.uint8)).sum() == 0
+    assert largest_component(np.full((3, 4, 5), 7)).tolist() == np.ones((3, 4, 5), int).tolist()
+
+
+def test_input_is_left_alone():
+    mask = np.zeros((3, 3, 3), np.uint8)
+    mask[0, 0, 0] = mask[2, 2, 2] = 1
+    largest_component(mask)
+    assert mask.sum() == 2
+
+
+def test_postprocess_options():
+    probability = np.zeros((3, 3, 3), np.float32)
+    probability[0, 0, 0], probability[2, 2, 1:] = 0.9, 0.6
+    assert Postprocess().mask(probability).sum() == 2
+    assert Postprocess(largest_component=False).mask(probability).sum() == 3
+    assert Postprocess(threshold=0.7).mask(probability)[0, 0, 0] == 1

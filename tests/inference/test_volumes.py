@@ -1,0 +1,116 @@
+"""Prediction from files to files: formats, geometry, and inputs that are none."""
+
+import logging
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from src.data.data_manager import read_volume, write_volume
+from src.data.geometry import Geometry
+from src.errors import DataError, UserError
+from src.inference.volumes import find_volumes, predict_volumes
+from tests.data.helpers import OBLIQUE
+from tests.inference.helpers import GRID, MANAGER, bright, bright_volume, nothing
+
+TILTED = Geometry((30, 24, 18), (1.1, 1.3, 1.9), (-57.68, 82.36, -27.08), OBLIQUE.direction)
+
+
+def predict(source, output, predictor=None):
+    return predict_volumes(predictor or bright(), MANAGER, source, output, {"task": "promise12"}, "a test")
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.mha", "a.nii", "a.nii.gz", "two.dots.nii.gz"])
+def test_same_format_and_geometry(tmp_path, name):
+    image, label = bright_volume(TILTED, (8, 8, 8))
+    write_volume(tmp_path / "in" / name, image, TILTED)
+    (written,) = predict(tmp_path / "in" / name, tmp_path / "out")
+    stem = "two.dots" if name.startswith("two") else "a"
+    assert written == tmp_path / "out" / f"{stem}_test{name.removeprefix(stem)}"
+    mask, grid = read_volume(written)
+    _, expected = read_volume(tmp_path / "in" / name)
+    assert grid.size == TILTED.size
+    for key in ("spacing", "origin", "direction"):
+        np.testing.assert_allclose(getattr(grid, key), getattr(expected, key), atol=1e-6)
+        np.testing.assert_allclose(getattr(grid, key), getattr(TILTED, key), atol=2e-5)  # NIfTI stores float32
+    assert 2 * np.sum(mask & label) / (mask.sum() + label.sum()) > 0.9
+    assert sitk.ReadImage(str(written)).GetPixelIDTypeAsString() == "8-bit unsigned integer"
+
+
+def test_folder_of_volumes(tmp_path, caplog):
+    for name in ("b.nii.gz", "a.mhd", "A.mha"):
+        write_volume(tmp_path / "in" / name, bright_volume(GRID, (8, 9, 10))[0], GRID)
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    with caplog.at_level(logging.INFO):
+        written = predict(tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in written] == ["A_test.mha", "a_test.mhd", "b_test.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "A_test.mha", "a_test.mhd", "a_test.zraw", "b_test.nii.gz", "report.html"]
+    assert "left alone in" in caplog.text
+    assert "notes.txt" in caplog.text
+    lines = [record.getMessage() for record in caplog.records if " ml -> " in record.getMessage()]
+    assert len(lines) == 3
+    millilitres = read_volume(written[0])[0].sum() * 1.875 / 1000
+    assert f"A.mha (1 of 3): {lines[0].split(': ')[1].split(' s,')[0]} s, foreground {millilitres:.2f} ml" in lines[0]
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert report.count("data:image/png") >= 3
+    assert "Prediction by a test" in report
+
+
+def test_good_volumes_are_written_and_all_problems_listed(tmp_path):
+    folder = tmp_path / "in"
+    image, label = bright_volume(GRID, (8, 9, 10))
+    write_volume(folder / "good.mha", image, GRID)
+    write_volume(folder / "good_segmentation.mha", label, GRID)
+    write_volume(folder / "zones.mha", label + label * (np.arange(20) > 10), GRID)
+    write_volume(folder / "flat.mha", np.full(GRID.size, 7, np.int16), GRID)
+    (folder / "cut.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    with pytest.raises(DataError) as caught:
+        predict(folder, tmp_path / "out")
+    assert len(caught.value.problems) == 4
+    for text in ("zones.mha: holds 3 different values only (0, 1, 2)", "flat.mha", "cut.nii.gz",
+                 "good_segmentation.mha: by its name (_segmentation) a label"):
+        assert text in str(caught.value)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good_test.mha", "report.html"]
+    assert "not predicted" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_inputs_are_never_overwritten(tmp_path):
+    folder = tmp_path / "in"
+    image = bright_volume(GRID, (8, 9, 10))[0]
+    write_volume(folder / "a.mha", image, GRID)
+    with pytest.raises(UserError, match="is the folder of the inputs"):
+        predict(folder, tmp_path / "in" / ".." / "in")
+    with pytest.raises(UserError, match="is the folder of the inputs"):
+        predict(folder / "a.mha", folder)
+    # An input that is a link to where its neighbour's mask would go.
+    write_volume(tmp_path / "out" / "a_test.mha", image, GRID)
+    before = (tmp_path / "out" / "a_test.mha").read_bytes()
+    (folder / "b.mha").symlink_to(tmp_path / "out" / "a_test.mha")
+    with pytest.raises(DataError, match="a_test.mha would overwrite an input"):
+        predict(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "a_test.mha").read_bytes() == before
+    assert (tmp_path / "out" / "b_test.mha").is_file()
+
+
+def test_empty_prediction_is_written(tmp_path):
+    write_volume(tmp_path / "in" / "a.mha", bright_volume(GRID, (8, 9, 10))[0], GRID)
+    (written,) = predict(tmp_path / "in", tmp_path / "out", nothing())
+    assert read_volume(written)[0].sum() == 0
+
+
+def test_nothing_to_predict(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_volumes(tmp_path / "none")
+    with pytest.raises(UserError, match="no volume .* in this folder"):
+        find_volumes(tmp_path)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(UserError, match=r"a.txt: no volume, expected one of .mhd"):
+        find_volumes(tmp_path / "a.txt")
+
+
+def test_output_that_is_a_file(tmp_path):
+    write_volume(tmp_path / "in" / "a.mha", bright_volume(GRID, (8, 9, 10))[0], GRID)
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(UserError, match="--output .*out: cannot be made a folder"):
+        predict(tmp_path / "in", tmp_path / "out")
