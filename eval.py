@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 from src.backend import DEVICE_TARGETS, create_backend
+from src.config import read_changes
 from src.errors import entry_point
 from src.inference.output import evaluate_split, output_folders
-from src.inference.predictor import load_checkpoint_predictor, recipe_changes
+from src.inference.predictor import load_checkpoint_predictor
 from src.log import setup_logging
 
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     setup_logging()
     create_backend(args.device_target, args.dev_id)
-    predictor, recipe, checkpoint = load_checkpoint_predictor(args.ckpt_path, recipe_changes(args.config, args.set))
+    predictor, recipe, checkpoint = load_checkpoint_predictor(args.ckpt_path, read_changes(args.config, args.set))
     folders = output_folders(args.ckpt_path, recipe, args.output_dir)
     evaluate_split(predictor, recipe, checkpoint, args.data_path, args.eval_split_file_path, folders,
                    bool(args.save_predictions))

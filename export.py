@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from src.backend import DEVICE_TARGETS, create_backend
+from src.config import read_changes
 from src.errors import entry_point
 from src.inference.export import FORMATS, check_formats, export_checkpoint
-from src.inference.predictor import recipe_changes
 from src.log import setup_logging
 
 logger = logging.getLogger("export")
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     check_formats(args.file_format, args.device_target)
     create_backend(args.device_target, args.device_id)
     folder = export_checkpoint(args.ckpt_file, args.file_name, args.file_format, args.batch_size, args.data_path,
-                               args.device_target, recipe_changes(args.config, args.set))
+                               args.device_target, read_changes(args.config, args.set))
     logger.info("done: %s, and beside it %s", folder,
                 ", ".join(f"{folder.name.removesuffix('_bundle')}.{kind.lower()}" for kind in args.file_format))
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from src.backend import DEVICE_TARGETS, create_backend
-from src.config import plain
+from src.config import plain, read_changes
 from src.data.data_manager import DataManager
 from src.errors import entry_point
 from src.inference.bundle import check_golden, load_bundle_predictor
-from src.inference.predictor import load_checkpoint_predictor, recipe_changes
+from src.inference.predictor import load_checkpoint_predictor
 from src.inference.volumes import predict_volumes
 from src.log import setup_logging
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         predict_volumes(exported, bundle.manager, args.input, args.output, bundle.content["recipe"],
                         args.bundle.resolve().name, bundle.postprocess)
         return
-    changes = recipe_changes(args.config, args.set)
+    changes = read_changes(args.config, args.set)
     predictor, recipe, checkpoint = load_checkpoint_predictor(args.ckpt_path, changes)
     predict_volumes(predictor, DataManager.from_config(recipe), args.input, args.output, plain(recipe),
                     checkpoint.path.name)

@@ -6,10 +6,8 @@ Only the standard library is used, so that any Python 3.11 can start it. The clo
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -18,26 +16,23 @@ import tempfile
 import time
 from pathlib import Path
 
+from environment import environment  # beside this file, so that it needs no package installed
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = re.compile(r"^dice=([\d.]+) hausdorff=([\d.]+) seconds=(\d+)$", re.MULTILINE)
 
 
 def timed(command: list[str], folder: Path) -> tuple[float, str]:
     """Run a command in `folder` and return its wall time in seconds and its output; a failure ends the benchmark."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH", "VENV")}
+    variables = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH", "VENV")}
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    done = subprocess.run(command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, check=False)
     seconds = time.perf_counter() - began
     print(done.stdout[-2000:], flush=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}")
     return seconds, done.stdout
-
-
-def machine() -> dict[str, object]:
-    model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return {"cpu": model[1] if model else platform.processor(), "cores": os.cpu_count(), "system": platform.platform()}
 
 
 def measure(runs: int) -> dict[str, object]:
@@ -63,8 +58,7 @@ def measure(runs: int) -> dict[str, object]:
     return {
         "command": f"python benchmarks/quickstart.py --runs {runs}",
         "commit": commit.stdout.strip(),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "machine": machine(),
+        **environment(),
         "versions": {name: packages[name] for name in ("mindspore", "numpy", "simpleitk", "scipy")},
         "quickstart": quick,
         "quickstart_median": {key: statistics.median(run[key] for run in quick)

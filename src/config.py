@@ -88,15 +88,22 @@ def load_recipe(name: str = "vnet_promise12", config_file: str | Path | None = N
     """
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}{_nearest(name, RECIPES)}; known: {', '.join(RECIPES)}")
-    changes: dict[str, Any] = {}
-    if config_file is not None:
-        changes.update(_read_override_file(Path(config_file)))
+    return apply_overrides(RECIPES[name], read_changes(config_file, overrides))
+
+
+def read_changes(config_file: str | Path | None = None, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the keys and values of a JSON file and of `KEY=VALUE` items; `apply_overrides` checks them.
+
+    Raises:
+        UserError: the file cannot be read as a JSON object, or an item has no `=`.
+    """
+    changes = _read_override_file(Path(config_file)) if config_file is not None else {}
     for item in overrides:
         key, separator, text = item.partition("=")
         if not separator:
             raise UserError(f"override {item!r}: expected KEY=VALUE, for example epochs=100")
         changes[key.strip()] = _parse_value(text)
-    return apply_overrides(RECIPES[name], changes)
+    return changes
 
 
 def apply_overrides(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> EasyDict:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import RECIPES, apply_overrides, load_recipe, plain, vnet_cfg
+from src.config import RECIPES, apply_overrides, load_recipe, plain, read_changes, vnet_cfg
 from src.errors import UserError
 
 # key -> test that shows that changing it changes behaviour
@@ -13,12 +13,12 @@ EFFECTS = {
     "task": "tests/data/test_tasks.py::test_unknown_task_is_refused_with_the_known_ones",
     "fold": "tests/training/test_plan.py::test_fold_takes_validation_from_the_training_split",
     "folds": "tests/training/test_plan.py::test_fold_takes_validation_from_the_training_split",
-    "dirResult": "tests/inference/test_output.py",
-    "dirPredictionImage": "tests/inference/test_output.py",
-    "normDir": "tests/data/test_data_manager.py",
-    "dstRes": "tests/data/test_data_manager.py",
-    "VolSize": "tests/data/test_data_manager.py",
-    "intensity_percentiles": "tests/data/test_data_manager.py",
+    "dirResult": "tests/inference/test_output.py::test_folders",
+    "dirPredictionImage": "tests/inference/test_output.py::test_folders",
+    "normDir": "tests/data/test_data_manager.py::test_normalised_direction_permutes_voxels",
+    "dstRes": "tests/data/test_data_manager.py::test_linear_ramp_is_interpolated_exactly",
+    "VolSize": "tests/data/test_data_manager.py::test_small_axes_are_padded_and_large_ones_cropped",
+    "intensity_percentiles": "tests/data/test_data_manager.py::test_preprocess_on_its_own_grid",
     "augment": "tests/data/test_dataset.py::test_augmented_batches_differ_from_plain_ones_and_repeat",
     "variant": "tests/networks/test_vnet.py::test_parameter_count",
     "activation": "tests/networks/test_vnet.py::test_activation",
@@ -53,7 +53,7 @@ def test_every_key_names_a_test_that_exists():
     for key, test in EFFECTS.items():
         file, _, name = test.partition("::")
         text = (ROOT / file).read_text(encoding="utf-8")
-        assert f"def {name}(" in text if name else key in text, f"{key}: {test} does not exist"
+        assert name and f"def {name}(" in text, f"{key}: {test} does not exist"
 
 
 def test_known_names_of_the_original_configuration_stay():
@@ -102,6 +102,13 @@ def test_command_line_wins_over_file(tmp_path):
 def test_bad_overrides_are_refused(override, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         load_recipe(overrides=[override])
+
+
+def test_changes_are_only_those_given(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"normDir": True, "dstRes": [1, 1, 2]}))
+    assert read_changes(path, ["dstRes=[1,1,3]", "loss=dice"]) == {"normDir": True, "dstRes": [1, 1, 3], "loss": "dice"}
+    assert read_changes() == {}
 
 
 def test_unknown_recipe_names_the_nearest():

@@ -217,8 +217,8 @@ class DataManager:
         """
         return (self.label_fraction(label, native) >= 0.5).astype(np.uint8)
 
-    def load(self, case: Case) -> Sample:
-        """Read and preprocess one case.
+    def read_preprocessed(self, case: Case) -> tuple[np.ndarray, np.ndarray | None, Geometry, np.ndarray, Geometry]:
+        """Return what `read_case` gives (image, label or None, grid), then the image's block and the block's grid.
 
         Raises:
             DataError: every problem of the case, each beginning with the case id.
@@ -228,6 +228,15 @@ class DataManager:
             block_image, block = self.preprocess(image, native)
         except DataError as error:
             raise DataError([f"{case.case_id}: {case.image_path}: {problem}" for problem in error.problems]) from None
+        return image, label, native, block_image, block
+
+    def load(self, case: Case) -> Sample:
+        """Read and preprocess one case.
+
+        Raises:
+            DataError: every problem of the case, each beginning with the case id.
+        """
+        _, label, native, block_image, block = self.read_preprocessed(case)
         if label is None:
             return Sample(case.case_id, block_image, None, block, native)
         points = native.index_to_point(np.argwhere(label))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from src.data.case import Case
-from src.data.data_manager import DataManager, read_case
+from src.data.data_manager import DataManager
 from src.data.geometry import Geometry
-from src.errors import DataError, UserError
+from src.errors import UserError
 from src.inference.postprocess import DEFAULT_POSTPROCESS, Postprocess
 from src.inference.predictor import Predictor
 from src.metrics.cases import evaluate_case
@@ -67,14 +67,10 @@ def load_native(case: Case, manager: DataManager, need_label: bool = False) -> N
         DataError: every problem of the case, each beginning with the case id.
         UserError: `need_label` is set and the case has no ground truth.
     """
-    image, label, native = read_case(case)
+    image, label, native, block_image, block = manager.read_preprocessed(case)
     if need_label and label is None:
         raise UserError(f"{case.case_id}: {case.image_path} has no ground truth to compare with; "
                         "use predict.py for volumes without labels")
-    try:
-        block_image, block = manager.preprocess(image, native)
-    except DataError as error:
-        raise DataError([f"{case.case_id}: {case.image_path}: {problem}" for problem in error.problems]) from error
     return NativeCase(case.case_id, image, label, native, block_image, block)
 
 

@@ -15,7 +15,7 @@ from easydict import EasyDict
 from mindspore import Tensor
 
 from src.config import plain
-from src.data import TASKS, Case
+from src.data import Case, get_task
 from src.data.data_manager import DataManager
 from src.errors import UserError
 from src.files import atomic_path, write_json
@@ -94,7 +94,7 @@ def golden_case(checkpoint: Checkpoint, recipe: Mapping[str, Any], data_path: Pa
     Raises:
         UserError: no case in any of these.
     """
-    task = TASKS[recipe["task"]]
+    task = get_task(recipe["task"])
     trained_on = checkpoint.state.get("data_path")
     folders = [data_path] if data_path is not None else [Path(p) for p in (trained_on, SAMPLE_DATA) if p]
     reasons = []

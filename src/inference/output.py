@@ -12,7 +12,7 @@ import pandas as pd
 from easydict import EasyDict
 
 from src.config import plain
-from src.data import TASKS
+from src.data import get_task
 from src.data.check import require_clean
 from src.data.data_manager import DataManager, write_volume
 from src.data.geometry import Geometry
@@ -75,7 +75,7 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
     """
     manager = DataManager.from_config(recipe)
     names = read_split(split_path)
-    cases = TASKS[recipe.task].find_cases(data_path, names)
+    cases = get_task(recipe.task).find_cases(data_path, names)
     make_folder(folders.results, "output folder")
     require_clean(cases, manager)
     notes = _training_overlap(checkpoint, names)

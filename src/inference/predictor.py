@@ -1,7 +1,7 @@
 """Networks behind one call: a preprocessed block in, its foreground probability out."""
 
-import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from easydict import EasyDict
 from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-from src.config import RECIPES, apply_overrides, load_recipe
+from src.config import RECIPES, apply_overrides
 from src.errors import UserError
 from src.networks import ForegroundProbability, build_network
 from src.training.checkpoint import Checkpoint, load_checkpoint, load_parameters
@@ -58,7 +58,7 @@ class NetworkPredictor:
         return self.predict_batch(image[None, None])[0]
 
 
-class ExportedPredictor:
+class ExportedPredictor(ABC):
     """An exported model, whose input shape is fixed; the subclasses run one format each.
 
     Args:
@@ -73,9 +73,9 @@ class ExportedPredictor:
         self.path = path
         self.shape = tuple(shape)
 
+    @abstractmethod
     def names(self) -> tuple[str, str]:
         """Return the names of input and output as the file has them."""
-        raise NotImplementedError
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
         """Return the probability (N, X, Y, Z) float32 of blocks (N, 1, X, Y, Z).
@@ -95,8 +95,9 @@ class ExportedPredictor:
         """
         return self.predict_batch(np.repeat(image[None, None], self.shape[0], axis=0))[0]
 
+    @abstractmethod
     def _run(self, batch: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Return the probability (N, X, Y, Z) of a float32 batch of the model's shape."""
 
 
 class MindIRPredictor(ExportedPredictor):
@@ -139,19 +140,6 @@ class OnnxPredictor(ExportedPredictor):
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         return self.session.run(None, {self.names()[0]: batch})[0]
-
-
-def recipe_changes(config_file: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return only the recipe keys that a JSON file and `KEY=VALUE` items set, checked as in training.
-
-    Raises:
-        UserError: as `config.load_recipe`.
-    """
-    checked = load_recipe(config_file=config_file, overrides=overrides)
-    keys = [item.partition("=")[0].strip() for item in overrides]
-    if config_file is not None:
-        keys += json.loads(Path(config_file).read_text(encoding="utf-8"))
-    return {key: checked[key] for key in keys}
 
 
 def recipe_of(checkpoint: Checkpoint, changes: Mapping[str, Any] | None = None,

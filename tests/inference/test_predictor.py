@@ -1,6 +1,5 @@
 """Predictors: the network's own softmax, its mode, one compilation, and recipes of checkpoints."""
 
-import json
 import logging
 
 import mindspore as ms
@@ -8,9 +7,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.config import load_recipe, plain
+from src.config import load_recipe, plain, read_changes
 from src.errors import UserError
-from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor, recipe_changes, recipe_of
+from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor, recipe_of
 from src.losses import build_loss
 from src.networks import build_network
 from src.ops import ChannelDropout, batch_norm3d, conv3d
@@ -78,7 +77,7 @@ def test_foreign_checkpoint_takes_the_overrides_and_says_so(tmp_path, caplog):
     path = tmp_path / "foreign.ckpt"
     ms.save_checkpoint(build_network(recipe), str(path))
     with caplog.at_level(logging.WARNING):
-        _, found, checkpoint = load_checkpoint_predictor(path, recipe_changes(None, OVERRIDES))
+        _, found, checkpoint = load_checkpoint_predictor(path, read_changes(None, OVERRIDES))
     assert found == recipe
     assert checkpoint.state == {}
     assert "foreign.ckpt carries no recipe" in caplog.text
@@ -95,15 +94,6 @@ def test_unknown_recipe_names_the_checkpoint(tmp_path, state, message):
     with pytest.raises(UserError, match=message) as caught:
         recipe_of(Checkpoint(tmp_path / "x.ckpt", {}, state))
     assert "x.ckpt" in str(caught.value)
-
-
-def test_recipe_changes_are_only_those_given(tmp_path):
-    file = tmp_path / "c.json"
-    file.write_text(json.dumps({"normDir": True, "dstRes": [1, 1, 2]}))
-    assert recipe_changes(file, ["dstRes=[1,1,3]"]) == {"normDir": True, "dstRes": [1.0, 1.0, 3.0]}
-    assert recipe_changes() == {}
-    with pytest.raises(UserError, match="unknown recipe key 'normdir'"):
-        recipe_changes(None, ["normdir=true"])
 
 
 def test_wrong_network_is_refused(tmp_path):

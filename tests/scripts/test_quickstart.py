@@ -31,7 +31,7 @@ if argv[:2] == ["-m", "venv"]:
 run = pathlib.Path("runs/quickstart")
 outputs = {{"train.py": ["recipe.json", "ckpt/best.ckpt"],
            "eval.py": ["summary.json", "report.html", "results/prediction/Case01_test.mhd"],
-           "export.py": ["bundle/model.mindir"], "predict.py": ["unseen/Case29_test.mhd"]}}
+           "export.py": ["vnet_bundle/model.mindir"], "predict.py": ["unseen/Case29_test.mhd"]}}
 summary = {{"dice": {{"mean": 0.87654}}, "hausdorff": {{"mean": 4.321}}}}
 name = "pip" if argv[0] == "-m" else os.path.basename(argv[0])
 if name == os.environ.get("STAND_IN_KILL"):
@@ -130,7 +130,7 @@ def test_failing_step_ends_the_quick_start_with_its_exit_code(clone: Clone, fail
 
 def test_missing_output_is_made_again(clone: Clone) -> None:
     clone.start()
-    shutil.rmtree(clone.folder / "runs/quickstart/bundle")
+    shutil.rmtree(clone.folder / "runs/quickstart/vnet_bundle")
     clone.calls()
     assert clone.start().returncode == 0
     assert clone.steps() == STEPS
