@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ def main() -> None:
             write_volume(Path(folder) / "Case00_test.mhd", mask, native)
             seconds.append(time.perf_counter() - began)
     result = {"command": f"python benchmarks/paste_back.py --repeats {arguments.repeats}", **environment(),
+              "versions": {name: version(name) for name in ("SimpleITK", "numpy")},
               "median_seconds": round(statistics.median(seconds), 4), "max_seconds": round(max(seconds), 4)}
     write_json(arguments.output, result)
     print(f"paste_back_median_seconds={result['median_seconds']}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
-from mindspore import communication
+from mindspore import Tensor, communication, ops
 
 from src.errors import UserError
 
@@ -20,7 +20,7 @@ DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
 
 _INSTALL_HINT = {
     "Ascend": "install the CANN toolkit and its driver, and check `npu-smi info`",
-    "GPU": "MindSpore's GPU builds end with 2.2 (Python 3.7 to 3.9, CUDA 11): install that, and check `nvidia-smi`",
+    "GPU": "official GPU builds ended with MindSpore 2.2: build it from source with CUDA, and check `nvidia-smi`",
 }
 
 
@@ -46,6 +46,13 @@ class Backend:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether `flag` is set on any rank; every rank has to call it, at the same point of its run."""
+        if self.world_size == 1:
+            return flag
+        # Sums of fp32 are the one reduction that all back ends, the CPU's included, have.
+        return bool(ops.AllReduce(ops.ReduceOp.SUM)(Tensor([float(flag)], ms.float32)).asnumpy()[0] > 0)
 
     def describe(self) -> dict[str, Any]:
         """Return what a report says about the machine: device, ranks, precision, versions."""

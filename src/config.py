@@ -52,7 +52,7 @@ vnet_cfg = EasyDict(
         "loss_scale": 1024.0,
         "seed": 1,
         # Run
-        "val_every": 10,  # epochs between validations; 0: never
+        "val_every": 10,  # epochs between validations; 0: only after the last epoch
         "early_stopping": 0,  # validations without a better Dice before stopping; 0: off
         "save_every": 1,  # epochs between checkpoints
         "keep_checkpoint_max": 10,

@@ -52,6 +52,14 @@ def test_distributed_ranks(recorded):
     assert (backend.rank, backend.world_size, backend.is_main) == (1, 4, False)
 
 
+def test_any_rank_sums_over_the_ranks(monkeypatch):
+    assert (Backend("CPU").any_rank(True), Backend("CPU").any_rank(False)) == (True, False)
+    monkeypatch.setattr(module.ops, "AllReduce", lambda op: lambda flags: flags + 1)  # another rank says yes
+    assert Backend("CPU", world_size=2).any_rank(False) is True
+    monkeypatch.setattr(module.ops, "AllReduce", lambda op: lambda flags: flags)
+    assert Backend("CPU", world_size=2).any_rank(False) is False
+
+
 def test_wrong_number_of_ranks(recorded):
     with pytest.raises(UserError, match="--device_num says 8 ranks, the launcher started 4"):
         create_backend("Ascend", distribute=True, device_num=8)

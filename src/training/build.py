@@ -65,7 +65,8 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
             callbacks.append(Validation(lambda: validation.run(predictor), recipe.val_every, saver.save_best,
                                         recipe.early_stopping))
         callbacks += [History(plan.run_dir), saver]
-    trainer = Trainer(step, loader, base_learning_rate(backend, recipe), recipe, callbacks, state)
+    trainer = Trainer(step, loader, base_learning_rate(backend, recipe), recipe, callbacks, state,
+                      backend.any_rank)
     logger.info("%d parameters, %d training cases, %d steps an epoch, %d epochs", sum(
         parameter.size for parameter in network.trainable_params()), len(samples), loader.steps_per_epoch,
         recipe.epochs)

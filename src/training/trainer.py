@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -91,17 +91,19 @@ class Trainer:
         recipe: `epochs`, `warmup_step`, `warmup_ratio` count.
         callbacks: called in this order.
         state: where to start; a fresh one by default.
+        any_rank: tells every rank whether one of them sets a flag, so that all stop at the same epoch.
     """
 
     def __init__(self, step: TrainStep, loader: BatchLoader, base_lr: float, recipe: dict[str, Any],
-                 callbacks: Sequence[Callback] = (), state: TrainingState | None = None):
+                 callbacks: Sequence[Callback] = (), state: TrainingState | None = None,
+                 any_rank: Callable[[bool], bool] = bool):
         self.step = step
         self.loader = loader
         self.base_lr = base_lr
         self.recipe = recipe
         self.callbacks = list(callbacks)
         self.state = state or TrainingState()
-        self.stop_requested = False
+        self.any_rank = any_rank
 
     @property
     def total_steps(self) -> int:
@@ -119,7 +121,7 @@ class Trainer:
                              self.recipe["warmup_ratio"])
 
     def fit(self) -> TrainingState:
-        """Train up to `recipe["epochs"]` or until a callback sets `stop_requested`.
+        """Train up to `recipe["epochs"]`, or until a callback sets `state.stopped_early`.
 
         Raises:
             TrainingDiverged: the loss became NaN or infinite; names the step and its cases.
@@ -128,11 +130,14 @@ class Trainer:
         try:
             for callback in self.callbacks:
                 callback.on_train_begin(self)
-            while not self.finished and not self.stop_requested:
+            while not self.finished:
                 summary = self._train_epoch(self.state.epoch + 1)
                 self.state.epoch = summary.epoch
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, summary)
+                if self.recipe["early_stopping"]:
+                    # Only rank 0 validates; the others would wait for it in their next all-reduce.
+                    self.state.stopped_early = self.any_rank(self.state.stopped_early)
         finally:
             for callback in self.callbacks:
                 callback.on_train_end(self)

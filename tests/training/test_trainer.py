@@ -72,7 +72,16 @@ def test_skipped_steps_are_counted():
     assert trainer.fit().skipped_steps == 4
 
 
+@pytest.mark.parametrize("other_rank_stops", [False, True])
+def test_all_ranks_stop_together(other_rank_stops):
+    trainer, recorder = make_trainer("early_stopping=1")
+    asked = []
+    trainer.any_rank = lambda flag: asked.append(flag) or flag or other_rank_stops
+    assert trainer.fit().epoch == (1 if other_rank_stops else 2)
+    assert asked == [False] * (1 if other_rank_stops else 2)
+
+
 def test_a_callback_can_stop_the_run():
-    trainer, recorder = make_trainer()
-    recorder.on_epoch_end = lambda trainer, summary: setattr(trainer, "stop_requested", True)
+    trainer, recorder = make_trainer("early_stopping=1")
+    recorder.on_epoch_end = lambda trainer, summary: setattr(trainer.state, "stopped_early", True)
     assert trainer.fit().epoch == 1
