@@ -67,8 +67,8 @@ def main(argv: list[str] | None = None) -> None:
                     trainer.state.epoch, plan.recipe.epochs)
         return None
     state = trainer.fit()
-    logger.info("done: %d epochs, best validation dice %.4f at epoch %d, checkpoints in %s", state.epoch,
-                state.best_dice, state.best_epoch, plan.checkpoint_folder)
+    best = f", best validation dice {state.best_dice:.4f} at epoch {state.best_epoch}" if state.best_epoch else ""
+    logger.info("done: %d epochs%s, checkpoints in %s", state.epoch, best, plan.checkpoint_folder)
     return None
 
 
