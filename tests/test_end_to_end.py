@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from src.training.checkpoint import list_checkpoints, load_checkpoint
+from src.checkpoint import list_checkpoints, load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample"

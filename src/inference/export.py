@@ -14,6 +14,7 @@ import numpy as np
 from easydict import EasyDict
 from mindspore import Tensor
 
+from src.checkpoint import Checkpoint
 from src.config import plain
 from src.data import Case, get_task
 from src.data.data_manager import DataManager
@@ -26,7 +27,6 @@ from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import ForegroundProbability
 from src.networks.export_form import exportable
 from src.report.html import environment
-from src.training.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 

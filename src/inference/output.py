@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from easydict import EasyDict
 
+from src.checkpoint import Checkpoint, run_folder_of
 from src.config import plain
 from src.data import get_task
 from src.data.check import require_clean
@@ -24,7 +25,6 @@ from src.inference.predictor import Predictor
 from src.metrics.cases import format_table, summarise, write_metrics_csv
 from src.report.figures import overlay_png
 from src.report.html import write_report
-from src.training.checkpoint import Checkpoint, run_folder_of
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ import logging
 import mindspore as ms
 
 from src.backend import Backend, base_learning_rate
+from src.checkpoint import load_newest, load_parameters
 from src.data import get_task
 from src.data.check import check_cases
 from src.data.data_manager import DataManager
@@ -15,7 +16,6 @@ from src.inference.predictor import NetworkPredictor
 from src.losses import build_loss
 from src.networks import build_network
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, Validation
-from src.training.checkpoint import load_newest, load_parameters
 from src.training.plan import RunPlan
 from src.training.train_step import TrainStep
 from src.training.trainer import Callback, Trainer, TrainingState

@@ -9,9 +9,9 @@ import pandas as pd
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from src.checkpoint import BEST_NAME, checkpoint_name, prune_checkpoints, save_checkpoint
 from src.files import write_text
 from src.inference.evaluate import ValidationResult
-from src.training.checkpoint import BEST_NAME, checkpoint_name, prune_checkpoints, save_checkpoint
 from src.training.trainer import Callback, EpochSummary, Trainer
 
 logger = logging.getLogger(__name__)

@@ -8,12 +8,12 @@ import pytest
 from mindspore import Tensor
 
 from src.backend import Backend, create_backend
+from src.checkpoint import save_checkpoint
 from src.config import load_recipe, plain
 from src.inference.bundle import Bundle, read_bundle
 from src.inference.export import SAMPLE_DATA, export_checkpoint
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import build_network
-from src.training.checkpoint import save_checkpoint
 
 OVERRIDES = ["base_channels=2", "VolSize=[32,32,32]", "dstRes=[1.5,1.5,1.5]"]
 

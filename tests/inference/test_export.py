@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
+from src.checkpoint import Checkpoint, load_checkpoint
 from src.errors import UserError
 from src.inference import export
 from src.inference.bundle import file_sha256, max_difference, read_bundle
 from src.inference.evaluate import load_native
 from src.inference.export import SAMPLE_DATA, export_checkpoint, golden_case
 from src.inference.predictor import recipe_of
-from src.training.checkpoint import Checkpoint, load_checkpoint
 
 RECIPE = {"task": "promise12"}
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.checkpoint import Checkpoint
 from src.config import load_recipe
 from src.data.data_manager import read_volume
 from src.data.split import write_split
 from src.errors import DataError, UserError
 from src.inference.output import OutputFolders, evaluate_split, output_folders
-from src.training.checkpoint import Checkpoint
 from tests.data.helpers import OBLIQUE
 from tests.inference.helpers import GRID, bright, bright_case, nothing
 

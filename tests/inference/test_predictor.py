@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from src.checkpoint import Checkpoint, save_checkpoint
 from src.config import load_recipe, plain, read_changes
 from src.errors import UserError
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor, recipe_of
 from src.losses import build_loss
 from src.networks import build_network
 from src.ops import ChannelDropout, batch_norm3d, conv3d
-from src.training.checkpoint import Checkpoint, save_checkpoint
 from src.training.train_step import TrainStep
 from tests.inference.conftest import OVERRIDES
 

@@ -9,10 +9,10 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 from tensorboardX.proto.event_pb2 import Event
 
+from src.checkpoint import BEST_NAME, list_checkpoints, load_checkpoint
 from src.config import load_recipe
 from src.inference.evaluate import ValidationResult
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, Validation
-from src.training.checkpoint import BEST_NAME, list_checkpoints, load_checkpoint
 from src.training.trainer import Trainer, TrainingState
 from tests.training.helpers import FakeLoader, FakeStep
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from src.errors import UserError
-from src.training.checkpoint import (
+from src.checkpoint import (
     checkpoint_name,
     list_checkpoints,
     load_checkpoint,
@@ -16,6 +15,7 @@ from src.training.checkpoint import (
     run_folder_of,
     save_checkpoint,
 )
+from src.errors import UserError
 
 
 class Two(nn.Cell):
