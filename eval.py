@@ -24,7 +24,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--save_predictions", type=int, nargs="?", const=1, default=1, choices=(0, 1),
                         help="write the masks (default: 1)")
     parser.add_argument("--config", help="JSON file of recipe keys to override; the rest is the checkpoint's own")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys to override")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="recipe keys to override")
     return parser.parse_args(argv)
 
 

@@ -26,10 +26,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
     parser.add_argument("--device_id", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=1, help="of the fixed input (default: %(default)s)")
-    parser.add_argument("--data_path", type=Path, help="folder that holds img/, for the real case to compare on "
-                        "(default: where the checkpoint was trained, else data/sample)")
+    parser.add_argument("--data_path", type=Path, help="folder that holds img/, for the real case to compare on, whose "
+                        "image goes into the bundle (default: the public data/sample)")
     parser.add_argument("--config", help="JSON file of recipe keys to override; the rest is the checkpoint's own")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys to override")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="recipe keys to override")
     return parser.parse_args(argv)
 
 

@@ -31,7 +31,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
     parser.add_argument("--device_id", type=int, default=0)
     parser.add_argument("--config", help="with --ckpt_path: JSON file of recipe keys to override")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="with --ckpt_path: keys to override")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="with --ckpt_path: keys to override")
     args = parser.parse_args(argv)
     if args.bundle and (args.config or args.set):
         parser.error("--config and --set go with --ckpt_path: a bundle is sealed")

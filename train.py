@@ -5,7 +5,7 @@ import logging
 import sys
 
 from src.backend import DEVICE_TARGETS, create_backend
-from src.config import load_recipe
+from src.config import DEFAULT_RECIPE, load_recipe
 from src.errors import UserError, entry_point
 from src.log import setup_logging
 from src.training.build import build_trainer, check_data
@@ -16,9 +16,10 @@ logger = logging.getLogger("train")
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="vnet_promise12", help="a name in src/config.py (default: %(default)s)")
+    parser.add_argument("--recipe", help=f"a name in src/config.py (default: {DEFAULT_RECIPE})")
     parser.add_argument("--config", help="JSON file of recipe keys to override")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys to override")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="recipe keys to override")
     parser.add_argument("--epochs", type=int, help="in place of the recipe's; with --resume, extends a run")
     parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
     parser.add_argument("--device_id", type=int, default=0)
@@ -37,11 +38,12 @@ def make_plan(args: argparse.Namespace) -> RunPlan:
     if args.resume is None:
         if args.run_distribute and not args.run_dir:
             raise UserError("--run_distribute 1 needs --run_dir, since all ranks have to write to one folder")
-        recipe = load_recipe(args.recipe, args.config, args.set)
-        plan = new_plan(args.recipe, recipe, args.data_path, args.train_split_file_path, args.val_split_file_path,
+        name = args.recipe or DEFAULT_RECIPE
+        recipe = load_recipe(name, args.config, args.set)
+        plan = new_plan(name, recipe, args.data_path, args.train_split_file_path, args.val_split_file_path,
                         args.run_dir)
         return with_epochs(plan, args.epochs)
-    if args.set or args.config or args.run_dir or args.val_split_file_path:
+    if args.set or args.config or args.recipe or args.run_dir or args.val_split_file_path:
         raise UserError("--resume takes the run's own recipe, splits and folder; of these only --epochs and "
                         "--data_path can be given with it")
     return resumed_plan(args.resume, args.epochs, args.data_path, args.train_split_file_path)
@@ -59,13 +61,13 @@ def main(argv: list[str] | None = None) -> None:
     log_name = "train.log" if backend.world_size == 1 else f"train_rank{backend.rank}.log"
     setup_logging(plan.run_dir / log_name, quiet=not backend.is_main)
     check_data(plan)
-    if backend.is_main:
-        plan.save(backend.describe())
     trainer = build_trainer(plan, backend)
     if trainer.finished:
-        logger.info("%s is done: %d of %d epochs; --epochs N with a larger N extends it", plan.run_dir,
-                    trainer.state.epoch, plan.recipe.epochs)
+        logger.info("%s is done: %d of %d epochs%s; --epochs N with a larger N extends it", plan.run_dir,
+                    trainer.state.epoch, plan.recipe.epochs, ", stopped early" * trainer.state.stopped_early)
         return None
+    if backend.is_main:
+        plan.save(backend.describe())
     state = trainer.fit()
     best = f", best validation dice {state.best_dice:.4f} at epoch {state.best_epoch}" if state.best_epoch else ""
     logger.info("done: %d epochs%s, checkpoints in %s", state.epoch, best, plan.checkpoint_folder)

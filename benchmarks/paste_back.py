@@ -1,4 +1,4 @@
-"""Time to bring one predicted block back to a 320 x 320 x 20 volume's own grid, threshold it and write the mask.
+"""Time from one predicted block to the written mask: back to a 320 x 320 x 20 volume's own grid, postprocessing, file.
 
     python benchmarks/paste_back.py [--repeats 15] [--output benchmarks/results/paste_back.json]
 """
@@ -8,7 +8,6 @@ import statistics
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,8 @@ from environment import environment
 from src.data.data_manager import DataManager, write_volume
 from src.data.geometry import Geometry
 from src.files import write_json
+from src.inference.postprocess import DEFAULT_POSTPROCESS
+from src.report.html import package_versions
 
 
 def main() -> None:
@@ -39,11 +40,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.repeats):
             began = time.perf_counter()
-            mask = (manager.paste_back(probability, block, native) > 0.5).astype(np.uint8)
+            mask = DEFAULT_POSTPROCESS.mask(manager.paste_back(probability, block, native))
             write_volume(Path(folder) / "Case00_test.mhd", mask, native)
             seconds.append(time.perf_counter() - began)
+    versions = package_versions()
     result = {"command": f"python benchmarks/paste_back.py --repeats {arguments.repeats}", **environment(),
-              "versions": {name: version(name) for name in ("SimpleITK", "numpy")},
+              "versions": {name: versions[name] for name in ("SimpleITK", "numpy", "scipy")},
               "median_seconds": round(statistics.median(seconds), 4), "max_seconds": round(max(seconds), 4)}
     write_json(arguments.output, result)
     print(f"paste_back_median_seconds={result['median_seconds']}")

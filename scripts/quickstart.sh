@@ -31,7 +31,7 @@ fi
 
 mkdir -p "$(dirname "$run")"
 exec {quickstart_lock}>"$run.lock"
-flock -n "$quickstart_lock" || fail "another quick start is running in $REPO/$run; wait for it or stop it"
+! command -v flock >/dev/null || flock -n "$quickstart_lock" || fail "another quick start is running in $REPO/$run; wait for it or stop it"
 ensure_venv requirements.txt
 started=$SECONDS
 export GLOG_v=${GLOG_v:-3}  # MindSpore's own log: errors only
@@ -47,7 +47,7 @@ resumed=""
 step "1/4 train on $sample"
 if [[ -f $run/recipe.json ]]; then
     resumed=yes
-    python train.py --resume "$run"
+    python train.py --resume "$run" --data_path "$sample"  # the clone may have been moved
 else
     python train.py --config configs/quickstart.json --device_target CPU --data_path "$sample" \
         --train_split_file_path "$sample/train.csv" --val_split_file_path "$sample/val.csv" --run_dir "$run"

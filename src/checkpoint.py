@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _STATE_KEY = "vnet_state"
 _NAME = re.compile(r"checkpoint_vnet-(\d+)_(\d+)\.ckpt")
 BEST_NAME = "best.ckpt"
+HISTORY_NAME = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file; check the path")
+    if path.suffix != ".ckpt":
+        raise UserError(f"checkpoint {path}: MindSpore reads checkpoints named *.ckpt only; rename the file, or name "
+                        "the right one")
     try:
         parameters = ms.load_checkpoint(str(path), crc_check=True)
     except Exception as error:  # ValueError, TypeError or protobuf's own, depending on the damage

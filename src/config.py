@@ -8,6 +8,7 @@ Every key has an effect, and `tests/test_config.py` names the test that shows it
 import copy
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ vnet_cfg = EasyDict(
     }
 )
 
-RECIPES: dict[str, EasyDict] = {"vnet_promise12": vnet_cfg}
+DEFAULT_RECIPE = "vnet_promise12"
+RECIPES: dict[str, EasyDict] = {DEFAULT_RECIPE: vnet_cfg}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "variant": ("default", "paper"),
@@ -69,12 +71,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "amp_level": ("auto", "O0", "O2", "O3"),
     "loss_scaling": ("auto", "off", "fixed", "dynamic"),
 }
+_TOO_LARGE = 2**31  # of any number: infinity included, NaN compares False; seeds and counts have to fit 32 bits
 _POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "keep_checkpoint_max", "loss_scale")
 _NOT_NEGATIVE = ("dropout", "lr", "lr_ascend", "weight_decay", "momentum", "warmup_step", "warmup_ratio",
                  "grad_clip", "val_every", "early_stopping", "seed")
 
 
-def load_recipe(name: str = "vnet_promise12", config_file: str | Path | None = None,
+def load_recipe(name: str = DEFAULT_RECIPE, config_file: str | Path | None = None,
                 overrides: Iterable[str] = ()) -> EasyDict:
     """Return a copy of the recipe `name` with the overrides of a JSON file and of the command line, in that order.
 
@@ -153,7 +156,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _checked_type(key: str, value: Any, present: Any) -> Any:
     """Return `value` in the type of the `present` value, or raise; an int is a fine float, a bool is no number."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
     if isinstance(present, bool):
         fits = isinstance(value, bool)
     elif isinstance(present, int):
@@ -195,3 +198,8 @@ def _check_ranges(recipe: Mapping[str, Any]) -> None:
     require(0 <= low < high <= 100, "intensity_percentiles", "two rising percentiles between 0 and 100")
     # Four halvings in the network; a block that does not divide would come back smaller than it went in.
     require(all(n > 0 and n % 16 == 0 for n in recipe["VolSize"]), "VolSize", "multiples of 16")
+    # Batch norm at the bottom, 16 times smaller, needs two values a channel: of one, the variance is not defined
+    # (MindSpore's moving variance becomes NaN).
+    bottom = recipe["batch_size"] * math.prod(n // 16 for n in recipe["VolSize"])
+    require(recipe["variant"] != "default" or bottom > 1, "batch_size",
+            f"at least 2 with variant 'default' and VolSize {recipe['VolSize']}, or a larger VolSize")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
@@ -25,9 +26,11 @@ class DataError(UserError):
 
 
 def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap an entry script's `main`: a `UserError` becomes one message on stderr and exit code 2.
+    """Wrap an entry script's `main`: what the user can mend becomes one message on stderr and exit code 2.
 
-    Anything else is a defect of ours and keeps its traceback.
+    That is a `UserError`, or an error of the file system (no permission, no space, a file where a folder should be).
+    An interrupt from the keyboard ends with 130, as shells expect. Anything else is a defect of ours and keeps its
+    traceback.
     """
 
     @functools.wraps(main)
@@ -37,5 +40,15 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(f"error: {error.filename}: {error.strerror}; check the path, its permissions and the free space",
+                  file=sys.stderr)
+            return EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            print("interrupted; files written so far are whole, and a training run continues with --resume RUN_DIR",
+                  file=sys.stderr)
+            return EXIT_INTERRUPTED
 
     return wrapped

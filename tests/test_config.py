@@ -29,14 +29,14 @@ EFFECTS = {
     "epochs": "tests/training/test_trainer.py::test_runs_the_epochs_and_feeds_the_schedule",
     "loss": "tests/test_losses.py::test_build_loss",
     "optimizer": "tests/training/test_train_step.py::test_first_update",
-    "lr": "tests/test_backend.py::test_base_learning_rate_by_device",
-    "lr_ascend": "tests/test_backend.py::test_base_learning_rate_by_device",
+    "lr": "tests/training/test_build.py::test_every_setting_arrives",
+    "lr_ascend": "tests/training/test_build.py::test_another_rank_takes_its_share_and_writes_nothing",
     "weight_decay": "tests/training/test_train_step.py::test_weight_decay",
     "momentum": "tests/training/test_train_step.py::test_sgd_momentum",
     "warmup_step": "tests/training/test_trainer.py::test_runs_the_epochs_and_feeds_the_schedule",
     "warmup_ratio": "tests/training/test_trainer.py::test_runs_the_epochs_and_feeds_the_schedule",
     "grad_clip": "tests/training/test_train_step.py::test_gradient_clipping",
-    "amp_level": "tests/test_backend.py::test_precision",
+    "amp_level": "tests/training/test_train_step.py::test_half_precision_keeps_fp32_weights_and_learns_the_same",
     "loss_scaling": "tests/training/test_train_step.py::test_dynamic_scale_halves_and_skips_on_overflow",
     "loss_scale": "tests/training/test_train_step.py::test_fixed_scale_leaves_the_update_as_it_is",
     "seed": "tests/data/test_dataset.py::test_order_depends_on_seed_and_epoch_only",
@@ -98,10 +98,23 @@ def test_command_line_wins_over_file(tmp_path):
     ("fold=5", "0 to folds - 1 = 4"),
     ("intensity_percentiles=[99,1]", "rising percentiles"),
     ("out_kernel=2", "1 or 3"),
+    ("lr=Infinity", "expected float"),
+    ("lr=NaN", "expected float"),
+    ("seed=5000000000", "expected int"),
+    (f"epochs={10**400}", "expected int"),
+    ("dstRes=[Infinity,1,1]", "expected float"),
 ])
 def test_bad_overrides_are_refused(override, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         load_recipe(overrides=[override])
+
+
+def test_batch_norm_needs_two_values_a_channel_at_the_bottom():
+    small = ["VolSize=[16,16,16]", "batch_size=1"]
+    with pytest.raises(UserError, match="'batch_size': found 1, expected at least 2"):
+        load_recipe(overrides=small)
+    load_recipe(overrides=[*small, "variant=paper"])
+    load_recipe(overrides=["VolSize=[16,16,32]", "batch_size=1"])
 
 
 def test_changes_are_only_those_given(tmp_path):

@@ -20,7 +20,7 @@ from src.checkpoint import list_checkpoints, load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample"
-EPOCHS = 10
+EPOCHS = 24
 RECIPE = {"base_channels": 2, "VolSize": [16, 16, 16], "dstRes": [3, 3, 3], "batch_size": 2, "epochs": EPOCHS,
           "warmup_step": 2, "augment": True, "val_every": 3, "optimizer": "adamw", "loss": "dice_ce",
           "keep_checkpoint_max": 4}
@@ -58,7 +58,7 @@ def finished_run(settings) -> Path:
     """A run that nobody interrupted."""
     run_dir = settings / "uninterrupted"
     output = run("train.py", *train_arguments(settings, run_dir))
-    assert re.search(r"^epoch: 10 step: 2, loss is \d\.\d{7}$", output, re.MULTILINE)
+    assert re.search(rf"^epoch: {EPOCHS} step: 2, loss is \d\.\d{{7}}$", output, re.MULTILINE)
     assert re.search(r"^epoch time: \d+\.\d{3} ms, per step time: \d+\.\d{3} ms$", output, re.MULTILINE)
     return run_dir
 
@@ -68,16 +68,31 @@ def start(*arguments: object) -> subprocess.Popen:
                             stderr=subprocess.DEVNULL, env={**os.environ, "GLOG_v": "3"})
 
 
-def kill_when(process: subprocess.Popen, condition, delay: float = 0.0) -> None:
-    """SIGKILL the process `delay` seconds after `condition` first holds."""
+def wait_until(process: subprocess.Popen, condition) -> None:
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, "the run ended before it was to be killed"
         assert time.monotonic() < deadline
         time.sleep(0.0005)
-    time.sleep(delay)
+
+
+def kill(process: subprocess.Popen) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+
+
+def kill_while_writing(process: subprocess.Popen, run_dir: Path) -> None:
+    """SIGKILL the process while a temporary checkpoint is there: stop it first, and look again."""
+    def writing() -> bool:
+        return any(f".{process.pid}.tmp" in name for name in half_written(run_dir))
+
+    while True:
+        wait_until(process, writing)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)
+        if writing():
+            return kill(process)
+        process.send_signal(signal.SIGCONT)
 
 
 def newest_epoch(run_dir: Path) -> int:
@@ -95,12 +110,14 @@ def test_killed_and_resumed_equals_uninterrupted(settings, finished_run):
     seed = random.randrange(2**32)
     print("random moments from seed", seed)
     moments = random.Random(seed)
-    kill_when(start(*train_arguments(settings, run_dir)), lambda: newest_epoch(run_dir) >= 1, moments.uniform(0, 0.3))
-    kill_when(start("--resume", run_dir), lambda: half_written(run_dir) and newest_epoch(run_dir) >= 2)
-    assert half_written(run_dir), "the kill came too late to hit a checkpoint being written"
-    after_second_kill = newest_epoch(run_dir)
-    assert after_second_kill < EPOCHS - 2
-    kill_when(start("--resume", run_dir), lambda: newest_epoch(run_dir) > after_second_kill, moments.uniform(0, 0.3))
+    for attempt in range(2):
+        reached = newest_epoch(run_dir)
+        process = start(*(["--resume", run_dir] if attempt else train_arguments(settings, run_dir)))
+        wait_until(process, lambda reached=reached: newest_epoch(run_dir) > reached)
+        time.sleep(moments.uniform(0, 0.3))
+        kill(process)
+    kill_while_writing(start("--resume", run_dir), run_dir)
+    assert half_written(run_dir)
     # A newest checkpoint that was cut short (a full disk, a bad copy) is refused by name; the one before it is used.
     newest = list_checkpoints(run_dir / "ckpt")[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])
@@ -118,7 +135,8 @@ def test_killed_and_resumed_equals_uninterrupted(settings, finished_run):
             assert np.array_equal(value.asnumpy(), other.parameters[key].asnumpy()), key
         assert one.state == other.state
     columns = ["epoch", "step", "loss", "lr", "grad_norm", "val_dice"]
-    one, other = (pd.read_csv(folder / "history.csv")[columns] for folder in (finished_run, run_dir))
+    one, other = (pd.read_csv(folder / "history.csv", float_precision="round_trip")[columns]
+                  for folder in (finished_run, run_dir))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 

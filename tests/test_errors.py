@@ -26,3 +26,14 @@ def test_success_and_defects_pass_through():
     assert entry_point(lambda: 3)() == 3
     with pytest.raises(ZeroDivisionError):
         entry_point(lambda: 1 // 0)()
+
+
+def test_file_system_errors_and_interrupts_end_without_traceback(tmp_path, capsys):
+    assert entry_point(lambda: (tmp_path / "missing").read_text())() == 2
+    assert f"error: {tmp_path / 'missing'}: No such file or directory; check" in capsys.readouterr().err
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert entry_point(interrupted)() == 130
+    assert "--resume" in capsys.readouterr().err

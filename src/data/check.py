@@ -1,7 +1,9 @@
 """Check a whole data set before it is used, and list every problem in one go."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
 
 from src.data.case import Case
 from src.data.data_manager import DataManager, Sample
@@ -30,14 +32,25 @@ def check_cases(cases: Iterable[Case], manager: DataManager) -> list[str]:
     return problems
 
 
-def require_clean(cases: Iterable[Case], manager: DataManager) -> None:
-    """Raise what `check_cases` finds.
+def checked_cases(task: ModuleType, data_path: Path, names: Sequence[str], manager: DataManager,
+                  problems: Sequence[str] = ()) -> list[Case]:
+    """Return the named cases of a data set after checking all their files.
+
+    Args:
+        task: the data set's module, see `src.data.get_task`.
+        data_path: its folder.
+        names: image file names.
+        manager: the preprocessing they have to pass.
+        problems: what is known to be wrong already, to be listed first.
 
     Raises:
-        DataError: with every problem of every case.
+        DataError: with every problem: `problems`, missing files, and what `check_cases` finds.
     """
-    if problems := check_cases(cases, manager):
-        raise DataError(problems)
+    cases, missing = task.scan_cases(data_path, names)
+    found = [*problems, *missing, *check_cases(cases, manager)]
+    if found:
+        raise DataError(found)
+    return cases
 
 
 def _log(sample: Sample, manager: DataManager) -> None:

@@ -87,26 +87,27 @@ def write_volume(path: Path, array: np.ndarray, geometry: Geometry, compress: bo
 
     Raises:
         ValueError: array and geometry differ in size, or the suffix is unknown.
+        UserError: the file cannot be written, as for want of permission or space.
     """
     path = Path(path)
-    stem, suffix = split_volume_name(path.name)
+    suffix = split_volume_name(path.name)[1]
     if array.shape != geometry.size or not suffix:
         raise ValueError(f"{path}: array of shape {array.shape} for a grid of {geometry.size}")
     image = _to_image(array.astype(np.uint8) if array.dtype == bool else array, geometry)
-    if suffix.lower() != ".mhd":
-        with atomic_path(path) as temporary:
-            sitk.WriteImage(image, str(temporary), useCompression=compress)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A header names its voxel file, so the pair is written under its final names in a folder of its own.
-    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=path.parent) as folder:
-        sitk.WriteImage(image, str(Path(folder, path.name)), useCompression=compress)
-        voxels = next(file for file in Path(folder).iterdir() if file.name != path.name)
-        # An old header must never stand beside new voxels.
-        path.unlink(missing_ok=True)
-        for file in (voxels, Path(folder, path.name)):
-            with atomic_path(path.with_name(file.name)) as temporary:
-                file.replace(temporary)
+    write = _write_pair if suffix.lower() == ".mhd" else _write_single
+    try:
+        write(path, image, compress)
+    except (RuntimeError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: the volume cannot be written ({reason}); "
+                        "check the path, its permissions and the free space") from error
+
+
+def find_label_problems(path: Path) -> list[str]:
+    """Say what is wrong with a label alone, for a case whose image is missing; empty when it is sound."""
+    problems: list[str] = []
+    _read_label(path, problems)
+    return problems
 
 
 def read_case(case: Case) -> tuple[np.ndarray, np.ndarray | None, Geometry]:
@@ -125,10 +126,7 @@ def read_case(case: Case) -> tuple[np.ndarray, np.ndarray | None, Geometry]:
                         "export it again, or leave the case out")
     label = None
     if case.label_path is not None:
-        stored, grid = _try_read(case.label_path, problems)
-        if stored is not None:
-            label = (stored > 0.5).astype(np.uint8)
-            problems += [f"{case.label_path}: {problem}" for problem in _label_problems(stored)]
+        label, grid = _read_label(case.label_path, problems)
         if native and grid and (differences := native.differences(grid)):
             problems.append(f"{case.label_path}: the label is not on the grid of {case.image_path}: "
                             f"{'; '.join(differences)}; resample the label to the image, or correct its header")
@@ -278,6 +276,14 @@ def _try_read(path: Path, problems: list[str]) -> tuple[np.ndarray | None, Geome
         return None, None
 
 
+def _read_label(path: Path, problems: list[str]) -> tuple[np.ndarray | None, Geometry | None]:
+    stored, grid = _try_read(path, problems)
+    if stored is None:
+        return None, None
+    problems += [f"{path}: {problem}" for problem in _label_problems(stored)]
+    return (stored > 0.5).astype(np.uint8), grid
+
+
 def _label_problems(label: np.ndarray) -> list[str]:
     values = np.unique(label)
     foreground = values[values != 0]
@@ -286,6 +292,27 @@ def _label_problems(label: np.ndarray) -> list[str]:
     listed = ", ".join(f"{value:g}" for value in values[:6]) + (", …" if len(values) > 6 else "")
     return [f"label values are {{{listed}}}, expected 0 and one foreground value above 0.5; "
             "make the label binary"]
+
+
+def _write_single(path: Path, image: sitk.Image, compress: bool) -> None:
+    with atomic_path(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=compress)
+        # SimpleITK leaves a NIfTI file short on a full disk without an error.
+        if temporary.name.lower().endswith(nifti.SUFFIXES) and nifti.find_problems(temporary):
+            raise OSError("only a part was stored")
+
+
+def _write_pair(path: Path, image: sitk.Image, compress: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A header names its voxel file, so the pair is written under its final names in a folder of its own.
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+        sitk.WriteImage(image, str(Path(folder, path.name)), useCompression=compress)
+        voxels = next(file for file in Path(folder).iterdir() if file.name != path.name)
+        # An old header must never stand beside new voxels.
+        path.unlink(missing_ok=True)
+        for file in (voxels, Path(folder, path.name)):
+            with atomic_path(path.with_name(file.name)) as temporary:
+                file.replace(temporary)
 
 
 def _to_image(array: np.ndarray, geometry: Geometry) -> sitk.Image:

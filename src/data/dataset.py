@@ -107,7 +107,8 @@ class BatchLoader:
             if self.augmented:
                 # The place in the global batch is part of the seed: it does not depend on how ranks share the batch.
                 position = (step * self.world_size + self.rank) * self.batch_size + place
-                image, label = augment(image, label, np.random.default_rng([self.seed, epoch, position, 1]))
+                rng = np.random.default_rng([self.seed, epoch, position, 1])
+                image, label = augment(image, label, rng, sample.block.spacing)
             images.append(image)
             labels.append(label)
         return Batch(np.stack(images)[:, np.newaxis].astype(np.float32), np.stack(labels).astype(np.float32),

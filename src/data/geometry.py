@@ -5,9 +5,8 @@ the origin being the centre of voxel (0, 0, 0). A voxel reaches half a spacing t
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -150,20 +149,6 @@ class Geometry:
             found += values or ["position"]
             found[-1] += f" (corner voxels lie up to {shift:.4g} mm apart)"
         return found
-
-    def to_dict(self) -> dict[str, list]:
-        """Give the values as lists, ready for JSON."""
-        return {name: list(values) for name, values in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Geometry":
-        """Undo `to_dict`.
-
-        Raises:
-            KeyError, ValueError: a value is missing or makes no grid.
-        """
-        return cls(_three(content["size"]), _three(content["spacing"]), _three(content["origin"]),
-                   tuple(content["direction"]))
 
 
 def _three(values: Sequence | np.ndarray) -> tuple:

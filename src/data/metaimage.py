@@ -27,7 +27,7 @@ _KNOWN_KEYS = {
                 "CompressedData", "CompressedDataSize", "ElementSpacing", "ElementSize", "ElementType",
                 "ElementNumberOfChannels", "HeaderSize", "ElementDataFile", *_ORIGIN_KEYS, *_DIRECTION_KEYS)
 }
-_HEADER_LIMIT = 1 << 16  # bytes; real headers have some hundred
+_HEADER_LIMIT = 1 << 20  # bytes; real headers have some hundred, and with all tags of a DICOM image many thousand
 _VOXEL_LIMIT = 1 << 31
 _CHUNK = 1 << 20
 _DIRECTION_TOLERANCE = 1e-3  # headers may give three digits
@@ -72,16 +72,17 @@ def _parse_header(path: Path) -> _Header:
         content = stream.read(_HEADER_LIMIT)
     position = 0
     for number, line in enumerate(re.finditer(rb"([^\r\n]*)(?:\r\n|\n|\r|\Z)", content), start=1):
-        text = line.group(1).decode("latin-1").removeprefix("\xef\xbb\xbf").strip()  # the prefix is a UTF-8 BOM
+        text = _decode(line.group(1)).strip()
         position = line.end()
         if not text:
             continue
         key, separator, value = _partition(text)
-        if not separator or not key.isidentifier():
+        # Any key is allowed: images made from DICOM carry its tags, e.g. '0008|0060 = MR'.
+        if not separator or not key or not key.isprintable():
             header.problems.append(f"line {number} of the header is {text[:40]!r}, not 'Key = value'; "
                                    "correct the line, or the file is no MetaImage")
             return header
-        canonical = _KNOWN_KEYS.get(key.lower(), key)
+        canonical = _KNOWN_KEYS.get(re.sub(r"[\s_-]", "", key).lower(), key)
         if canonical != key:
             header.problems.append(f"header key {key!r} would be ignored; spell it {canonical!r}")
         elif key in _KNOWN_KEYS.values() and header.values.get(key, value) != value:
@@ -94,6 +95,13 @@ def _parse_header(path: Path) -> _Header:
         header.problems.append("the header has no ElementDataFile, so the file is cut short or no MetaImage; "
                                "copy it again from its source")
     return header
+
+
+def _decode(line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig")  # the file may begin with a byte order mark
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 def _partition(text: str) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ Header layout: NIfTI-1 and NIfTI-2, https://nifti.nimh.nih.gov. Single files onl
 """
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -51,15 +52,17 @@ def _check(stream: BinaryIO) -> str:
     if is_first_version:
         dim = struct.unpack_from(f"{order}8h", header, 40)
         bits = struct.unpack_from(f"{order}h", header, 72)[0]
-        start = int(struct.unpack_from(f"{order}f", header, 108)[0])
+        offset = struct.unpack_from(f"{order}f", header, 108)[0]
     else:
         dim = struct.unpack_from(f"{order}8q", header, 16)
         bits = struct.unpack_from(f"{order}h", header, 14)[0]
-        start = struct.unpack_from(f"{order}q", header, 168)[0]
+        offset = struct.unpack_from(f"{order}q", header, 168)[0]
+    if not math.isfinite(offset) or offset < 0:
+        return f"the header's vox_offset is {offset}, expected the byte at which the voxels begin; {_COPY}"
     shape = dim[1 : 1 + max(0, min(dim[0], 7))]
     if len(shape) < 3 or min(shape) < 1 or any(count != 1 for count in shape[3:]):
         return f"the volume's shape is {shape}, expected three dimensions; extract one 3-D volume"
-    expected = start + shape[0] * shape[1] * shape[2] * bits // 8
+    expected = int(offset) + shape[0] * shape[1] * shape[2] * bits // 8
     found = len(header)
     # Reading to the end also makes gzip compare its checksum.
     while piece := stream.read(_CHUNK):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.data.case import VOLUME_SUFFIXES, Case, split_volume_name
+from src.data.data_manager import find_label_problems
 from src.errors import DataError, UserError
 
 IMAGE_FOLDER = "img"
@@ -61,8 +62,9 @@ def scan_cases(data_path: Path, names: Sequence[str], need_labels: bool = True) 
         need_labels: whether a case without ground truth is a problem; where it is not, its `label_path` is None.
 
     Returns:
-        The cases whose files are there, in the order of `names`, and one sentence for every name that is no volume's,
-        occurs twice, or lacks a file.
+        The cases whose image is there, in the order of `names`, and one sentence for every name that is no volume's,
+        occurs twice, or lacks a file. So that nothing stays hidden behind a missing half, a case that lacks its ground
+        truth is returned without, for its image to be checked; and a ground truth that lacks its image is checked here.
 
     Raises:
         UserError: the data folder itself is wrong.
@@ -82,16 +84,16 @@ def scan_cases(data_path: Path, names: Sequence[str], need_labels: bool = True) 
             problems.append(f"{name}: not a volume's file name, expected a suffix of {', '.join(VOLUME_SUFFIXES)}; "
                             "correct the split file")
             continue
-        missing = []
         if not image_path.is_file():
-            missing.append(f"{case_id}: image {image_path} is missing; correct the split file or add the case")
+            problems.append(f"{case_id}: image {image_path} is missing; correct the split file or add the case")
         labelled = label_path.is_file()
         if need_labels and not labelled:
-            missing.append(f"{case_id}: ground truth {label_path} is missing; add it, "
-                           "or take the case out of the split file")
-        problems += missing
-        if not missing:
+            problems.append(f"{case_id}: ground truth {label_path} is missing; add it, "
+                            "or take the case out of the split file")
+        if image_path.is_file():
             cases[case_id] = Case(case_id, image_path, label_path if labelled else None)
+        elif labelled:
+            problems += [f"{case_id}: {problem}" for problem in find_label_problems(label_path)]
     return list(cases.values()), problems
 
 

@@ -25,29 +25,42 @@ def read_split(path: Path) -> list[str]:
         File names in the file's order.
 
     Raises:
-        UserError: the file is missing or no text.
-        DataError: it is empty, or names are given twice or with a folder; all of them at once.
+        DataError: with everything that `split_problems` finds.
+    """
+    names, problems = split_problems(path)
+    if problems:
+        raise DataError(problems)
+    return names
+
+
+def split_problems(path: Path) -> tuple[list[str], list[str]]:
+    """Read a split file and say what is wrong with it, so that the problems of several files can be shown at once.
+
+    Returns:
+        The usable file names, each once, in the file's order; and one sentence per problem: the file is missing, no
+        text or empty, or a name is given twice or with a folder.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"split file {path} cannot be read ({reason}); "
-                        "write one with: bash scripts/create_csv.sh OUT_PATH RANDOM") from error
-    names = [name for line in text.splitlines() if (name := line.strip())]
-    if not names:
-        raise DataError([f"{path}: the split is empty; write one case file name a line, e.g. Case00.mhd"])
-    problems = []
-    for name, count in Counter(names).items():
+        return [], [f"split file {path} cannot be read ({reason}); "
+                    "write one with: bash scripts/create_csv.sh OUT_PATH RANDOM"]
+    counts = Counter(name for line in text.splitlines() if (name := line.strip()))
+    if not counts:
+        return [], [f"{path}: the split is empty; write one case file name a line, e.g. Case00.mhd"]
+    usable: list[str] = []
+    problems: list[str] = []
+    for name, count in counts.items():
         if name in (".", "..") or re.search(r"[/\\\0]", name):
             problems.append(f"{path}: {name!r} is a path, expected a bare file name such as Case00.mhd; "
                             "volumes are looked up in the data folder")
+        else:
+            usable.append(name)
         if count > 1:
             problems.append(f"{path}: {name} is listed {count} times, expected once; delete the repetitions")
-    if problems:
-        raise DataError(problems)
-    return names
+    return usable, problems
 
 
 def write_split(path: Path, names: Iterable[str]) -> None:

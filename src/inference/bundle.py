@@ -22,6 +22,7 @@ from easydict import EasyDict
 from src.data.data_manager import DataManager
 from src.errors import UserError
 from src.files import write_text
+from src.inference.output import make_folder
 from src.inference.postprocess import Postprocess
 from src.inference.predictor import ExportedPredictor, MindIRPredictor, OnnxPredictor
 
@@ -153,11 +154,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     On an exception it is removed, and `target` stays as it was.
 
     Raises:
-        UserError: `target` is something else than a bundle.
+        UserError: `target` is something else than a bundle, or the folder it belongs in cannot be made or written to.
     """
-    if target.exists() and not (target.is_dir() and ((target / CHECKSUMS_NAME).is_file() or not any(target.iterdir()))):
+    make_folder(target.parent, "--file_name: folder")
+    # A link is left alone as well: what it leads to may be what others rely on.
+    if os.path.lexists(target) and not _replaceable(target):
         raise UserError(f"{target}: is there and is no bundle, so it is not replaced; choose another --file_name")
-    target.parent.mkdir(parents=True, exist_ok=True)
     building = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     replaced = target.with_name(f".{target.name}.{os.getpid()}.old")
     building.mkdir()
@@ -174,6 +176,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _replaceable(target: Path) -> bool:
+    if target.is_symlink() or not target.is_dir():
+        return False
+    return (target / CHECKSUMS_NAME).is_file() or not any(target.iterdir())
 
 
 def _checksum_text(files: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,32 @@ def load_native(case: Case, manager: DataManager, need_label: bool = False) -> N
 
 def segment(predictor: Predictor, manager: DataManager, case: NativeCase,
             postprocess: Postprocess = DEFAULT_POSTPROCESS) -> np.ndarray:
-    """Return the case's predicted mask (x, y, z) uint8 of {0, 1} on its own grid."""
+    """Return the case's predicted mask (x, y, z) uint8 of {0, 1} on its own grid.
+
+    Raises:
+        UserError: the network's probability is not finite, see `require_finite`.
+    """
     probability = predictor.predict_block(case.block_image)
+    require_finite(probability, case.case_id, predictor.path)
     return postprocess.mask(manager.paste_back(probability, case.block, case.native))
+
+
+def require_finite(probability: np.ndarray, case_id: str, model: Path | None) -> None:
+    """Check that a probability is a number everywhere: NaN is above no threshold and would pass for background.
+
+    Args:
+        probability: of any shape.
+        case_id: the case it is the answer to.
+        model: the network's file, where there is one.
+
+    Raises:
+        UserError: a voxel is NaN or infinite; names case and model and says how many voxels are.
+    """
+    bad = probability.size - np.count_nonzero(np.isfinite(probability))
+    if bad:
+        raise UserError(f"{case_id}: {f'model {model}' if model else 'the network'} gives a probability that is not "
+                        f"finite in {bad} of {probability.size} voxels, expected none; use another checkpoint, or "
+                        "train again with a larger batch_size or VolSize")
 
 
 def evaluate_cases(predictor: Predictor, manager: DataManager, cases: Sequence[Case], on_case: OnCase | None = None,
@@ -96,8 +120,8 @@ def evaluate_cases(predictor: Predictor, manager: DataManager, cases: Sequence[C
         A row per case, see `metrics.cases.evaluate_case`.
 
     Raises:
-        DataError: a case cannot be read; `data.check.require_clean` finds all of them beforehand.
-        UserError: a case has no ground truth.
+        DataError: a case cannot be read; `data.check.check_cases` finds all of them beforehand.
+        UserError: a case has no ground truth, or its probability is not finite.
     """
     rows = []
     for number, case in enumerate(cases, 1):
@@ -139,6 +163,9 @@ class ValidationSet:
         """Return the Dice of every case on its own grid, after the same postprocessing as in evaluation.
 
         Surface distances are left out: they would take longer than the prediction.
+
+        Raises:
+            UserError: a case's probability is not finite.
         """
         per_case: dict[str, float] = {}
         overlay = np.zeros((1, 1, 3), np.uint8)

@@ -21,12 +21,12 @@ from src.data.data_manager import DataManager
 from src.errors import UserError
 from src.files import atomic_path, write_json
 from src.inference import bundle as bundles
-from src.inference.evaluate import load_native
+from src.inference.evaluate import load_native, require_finite
 from src.inference.postprocess import DEFAULT_POSTPROCESS
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import ForegroundProbability
 from src.networks.export_form import exportable
-from src.report.html import environment
+from src.report.html import package_versions
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,9 @@ FORMATS = tuple(bundles.MODEL_NAMES)
 # MINDIR keeps the network's own operators; ONNX has ELU in another form and other kernels.
 TOLERANCES = {"MINDIR": 1e-5, "ONNX": 1e-4}
 SAMPLE_DATA = Path(__file__).resolve().parents[2] / "data" / "sample"
+# Its licence asks for this wherever a case of it goes.
+SAMPLE_SOURCE = ("this program's data/sample, from Medical Segmentation Decathlon Task04_Hippocampus "
+                 "(http://medicaldecathlon.com), CC-BY-SA 4.0, resampled and normalised")
 
 
 def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] = ("MINDIR",), batch_size: int = 1,
@@ -48,8 +51,8 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
         name: path and stem of what is written, such as `vnet`.
         formats: of `FORMATS`.
         batch_size: of the exported input (batch_size, 1, *VolSize), which is fixed.
-        data_path: folder with `img/` to take the real case from; None: where the checkpoint was trained, else the
-            repository's sample.
+        data_path: folder with `img/` to take the real case from; the bundle then holds this image. None: the
+            repository's public sample, so that no bundle holds a patient's image unasked.
         device_target: the device in use.
         changes: recipe keys to override.
 
@@ -57,26 +60,34 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
         The bundle folder.
 
     Raises:
-        UserError: a format that cannot be written here, no real case, or a model that does not agree. Nothing is
-            left behind then, and an earlier bundle stays.
+        UserError: a format or a name that cannot be written here, no real case, a probability that is not finite,
+            or a model that does not agree. Nothing is left behind then, and an earlier bundle stays.
     """
     name = _checked_name(name)
     check_formats(formats, device_target)
+    for kind in formats:
+        beside = Path(f"{name}.{kind.lower()}")
+        if beside.is_dir():
+            raise UserError(f"{beside}: is a folder, expected a place for the model; choose another --file_name")
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, expected 1 or more")
     predictor, recipe, checkpoint = load_checkpoint_predictor(checkpoint_path, changes)
     manager = DataManager.from_config(recipe)
     case = golden_case(checkpoint, recipe, data_path)
     logger.info("comparing on the real case %s", case.image_path)
+    if data_path is not None:
+        logger.warning("the bundle will hold the preprocessed image of %s, since --data_path was given; pass it on "
+                       "only if this image may be, or export without --data_path", case.case_id)
     batch = np.repeat(load_native(case, manager).block_image[None, None], batch_size, axis=0)
     expected = predictor.predict_batch(batch)
+    require_finite(expected, case.case_id, predictor.path)
     target = Path(f"{name}_bundle")
     with bundles.atomic_folder(target) as folder:
         models = {kind: _export_model(predictor, batch, expected, kind, folder) for kind in dict.fromkeys(formats)}
         for file_name, array in ((bundles.GOLDEN_INPUT, batch), (bundles.GOLDEN_OUTPUT, expected)):
             with atomic_path(folder / file_name) as temporary:
                 np.save(temporary, array)
-        write_json(folder / bundles.RECIPE_NAME, _describe(checkpoint, recipe, models, case))
+        write_json(folder / bundles.RECIPE_NAME, _describe(checkpoint, recipe, models, case, data_path))
         bundles.write_checksums(folder)
     for kind in models:
         _link(target / bundles.MODEL_NAMES[kind], Path(f"{name}.{kind.lower()}"))
@@ -84,29 +95,27 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
 
 
 def golden_case(checkpoint: Checkpoint, recipe: Mapping[str, Any], data_path: Path | None = None) -> Case:
-    """Return the real case to compare on: the first validation case of the checkpoint that is there, else any case.
+    """Return the real case to compare on: the first validation case of the checkpoint that is there, else the first.
 
     Args:
-        checkpoint: its `data_path` and `validation_names` count.
+        checkpoint: its `validation_names` count where `data_path` is given.
         recipe: its `task` counts.
-        data_path: look here only; None: where the checkpoint was trained, then in the repository's sample.
+        data_path: folder that holds `img/`; None: the repository's sample, whose first case is taken.
 
     Raises:
-        UserError: no case in any of these.
+        UserError: no case there.
     """
     task = get_task(recipe["task"])
-    trained_on = checkpoint.state.get("data_path")
-    folders = [data_path] if data_path is not None else [Path(p) for p in (trained_on, SAMPLE_DATA) if p]
-    reasons = []
-    for folder in folders:
-        try:
-            names = task.all_names(Path(folder))
-            wanted = [name for name in checkpoint.state.get("validation_names", []) if name in names]
-            return task.find_cases(Path(folder), (wanted or names)[:1], need_labels=False)[0]
-        except UserError as error:
-            reasons.append(str(error))
-    raise UserError(f"export compares model and checkpoint on a real case, and there is none: {'; '.join(reasons)}. "
-                    "Give a data folder with --data_path")
+    folder = SAMPLE_DATA if data_path is None else data_path
+    # Names of another data set say nothing about the sample's cases.
+    preferred = [] if data_path is None else checkpoint.state.get("validation_names", [])
+    try:
+        names = task.all_names(folder)
+        wanted = [name for name in preferred if name in names]
+        return task.find_cases(folder, (wanted or names)[:1], need_labels=False)[0]
+    except UserError as error:
+        raise UserError(f"export compares model and checkpoint on a real case, and there is none: {error}. "
+                        "Give a data folder with --data_path") from error
 
 
 def _checked_name(name: str) -> str:
@@ -199,8 +208,10 @@ def _name_ends(path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], case: Case) -> dict[str, Any]:
+def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], case: Case,
+              data_path: Path | None) -> dict[str, Any]:
     state = checkpoint.state
+    source = SAMPLE_SOURCE if data_path is None else "the data folder given to export"
     return {
         "format": bundles.FORMAT,
         "format_version": bundles.FORMAT_VERSION,
@@ -208,12 +219,13 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
         "preprocessing": plain({key: recipe[key] for key in ("dstRes", "VolSize", "normDir", "intensity_percentiles")}),
         "postprocessing": {"threshold": DEFAULT_POSTPROCESS.threshold,
                            "largest_component": DEFAULT_POSTPROCESS.largest_component, "connectivity": "faces"},
-        "golden": {"case_id": case.case_id, "input": bundles.GOLDEN_INPUT, "output": bundles.GOLDEN_OUTPUT},
+        "golden": {"case_id": case.case_id, "source": source, "input": bundles.GOLDEN_INPUT,
+                   "output": bundles.GOLDEN_OUTPUT},
         "checkpoint": {"file": checkpoint.path.name, "sha256": bundles.file_sha256(checkpoint.path),
                        "epoch": state.get("epoch"), "step": state.get("step"), "best_dice": state.get("best_dice")},
         "recipe_name": state.get("recipe_name"),
         "recipe": plain(recipe),
-        "versions": environment(),
+        "versions": package_versions(),
     }
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from easydict import EasyDict
 
-from src.checkpoint import Checkpoint, run_folder_of
+from src.checkpoint import HISTORY_NAME, Checkpoint, run_folder_of
 from src.config import plain
 from src.data import get_task
-from src.data.check import require_clean
+from src.data.check import checked_cases
 from src.data.data_manager import DataManager, write_volume
 from src.data.geometry import Geometry
 from src.data.split import read_split
@@ -71,13 +71,13 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
         A row per case.
 
     Raises:
-        UserError: the split or the data is wrong; every problem of the data is listed before anything is predicted.
+        UserError: the split is wrong, or a probability is not finite.
+        DataError: every problem of the data, missing and damaged files alike, before anything is predicted.
     """
     manager = DataManager.from_config(recipe)
     names = read_split(split_path)
-    cases = get_task(recipe.task).find_cases(data_path, names)
     make_folder(folders.results, "output folder")
-    require_clean(cases, manager)
+    cases = checked_cases(get_task(recipe.task), data_path, names, manager)
     notes = _training_overlap(checkpoint, names)
     pictures: dict[str, bytes] = {}
 
@@ -133,5 +133,5 @@ def _title(checkpoint: Checkpoint) -> str:
 
 def _history(checkpoint: Checkpoint) -> pd.DataFrame | None:
     run_folder = run_folder_of(checkpoint.path)
-    path = run_folder / "history.csv" if run_folder else None
-    return pd.read_csv(path) if path and path.is_file() else None
+    path = run_folder / HISTORY_NAME if run_folder else None
+    return pd.read_csv(path, float_precision="round_trip") if path and path.is_file() else None

@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 class Predictor(Protocol):
     """Whatever turns a block into probabilities."""
 
+    @property
+    def path(self) -> Path | None:
+        """The file that the network came from; None where it was not read from one, as during training."""
+        ...
+
     def predict_block(self, image: np.ndarray) -> np.ndarray:
         """Return the foreground probability (X, Y, Z) float32 of a preprocessed block (X, Y, Z) float32."""
         ...
@@ -36,10 +41,12 @@ class NetworkPredictor:
 
     Args:
         network: (N, 1, X, Y, Z) -> logits (N, 2, X, Y, Z).
+        path: the checkpoint that it was read from, if any.
     """
 
-    def __init__(self, network: nn.Cell):
+    def __init__(self, network: nn.Cell, path: Path | None = None):
         self.network = network
+        self.path = path
         self.cell = ForegroundProbability(network)
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
@@ -190,4 +197,4 @@ def load_checkpoint_predictor(path: Path, changes: Mapping[str, Any] | None = No
     network = build_network(recipe)
     load_parameters(checkpoint, network)
     network.set_train(False)
-    return NetworkPredictor(network), recipe, checkpoint
+    return NetworkPredictor(network, checkpoint.path), recipe, checkpoint

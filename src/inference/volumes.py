@@ -72,7 +72,7 @@ def predict_volumes(predictor: Predictor, manager: DataManager, source: Path, ou
 
     Raises:
         UserError: nothing to predict, or `output` cannot be used.
-        DataError: lists the files that were not predicted, after all others were.
+        DataError: lists the files that were not predicted or whose mask could not be written, after all others were.
     """
     volumes, problems = find_volumes(source)
     inputs = source if source.is_dir() else source.parent
@@ -102,17 +102,38 @@ def predict_volumes(predictor: Predictor, manager: DataManager, source: Path, ou
                             f"({', '.join(f'{value:g}' for value in values)}), so it is a label and no image; "
                             "move it elsewhere")
             continue
-        mask = segment(predictor, manager, case, postprocess)
-        write_volume(target, mask, case.native)
+        try:
+            mask = segment(predictor, manager, case, postprocess)
+            write_volume(target, mask, case.native)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        except (OSError, RuntimeError) as error:
+            problems.append(f"{path}: its mask {target} cannot be written ({_reason(error)}); check that nothing else "
+                            "is there, the permissions and the free space")
+            continue
         written.append(target)
         millilitres = np.count_nonzero(mask) * case.native.voxel_volume / 1000
         logger.info("%s (%d of %d): %.1f s, foreground %.2f ml -> %s", path.name, number, len(volumes),
                     time.perf_counter() - started, millilitres, target)
         pictures[path.name] = overlay_png(case.image, mask, None, case.native.spacing, case.native.direction)
     if written:
-        write_report(output / REPORT_NAME, f"Prediction by {title}", recipe, [], None, None, pictures,
-                     [f"not predicted: {problem}" for problem in problems], outlines=("prediction",))
-        logger.info("%d of %d volumes predicted; report: %s", len(written), len(volumes), output / REPORT_NAME)
+        report = output / REPORT_NAME
+        notes = [f"not predicted: {problem}" for problem in problems]
+        try:
+            write_report(report, f"Prediction by {title}", recipe, [], None, None, pictures, notes,
+                         outlines=("prediction",))
+            logger.info("report: %s", report)
+        except OSError as error:
+            problems.append(f"the report {report} cannot be written ({_reason(error)}); check that nothing else is "
+                            "there, the permissions and the free space")
+        logger.info("%d of %d volumes predicted", len(written), len(volumes))
     if problems:
         raise DataError(problems)
     return written
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file could not be written, in one line; SimpleITK says it in the last of several."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -52,7 +52,7 @@ def write_report(
             that epoch; None or empty when nothing was trained.
         pictures: PNG of `overlay_png` by case id; in the order of the rows, then the others by name.
         notes: whatever the reader has to know: warnings, deviations, skipped cases.
-        versions: name and version of what the run used; by default `environment()`.
+        versions: name and version of what the run used; by default `package_versions()`.
         outlines: keys of `OUTLINES` that the pictures show, for the legend.
 
     Raises:
@@ -72,7 +72,7 @@ def write_report(
         _metrics_table(ordered, summary, anchors) if rows and summary else "",
         _curves(history) if trained and history is not None else "",
         _cases(anchors, pictures, {row["case_id"]: row for row in rows}, outlines),
-        _settings(recipe, environment() if versions is None else versions),
+        _settings(recipe, package_versions() if versions is None else versions),
     ]
     # The policy lets the page load nothing and run nothing but our own script, whatever a case is called.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -104,7 +104,7 @@ def write_report(
     )
 
 
-def environment() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of Python, the operating system and the `PACKAGES` that are installed; imports none of them."""
     found = {"Python": platform.python_version(), "System": platform.platform()}
     for package in PACKAGES:

@@ -5,12 +5,12 @@ import logging
 import mindspore as ms
 
 from src.backend import Backend, base_learning_rate
-from src.checkpoint import load_newest, load_parameters
+from src.checkpoint import BEST_NAME, load_checkpoint, load_newest, load_parameters
 from src.data import get_task
-from src.data.check import check_cases
+from src.data.check import checked_cases
 from src.data.data_manager import DataManager
 from src.data.dataset import BatchLoader
-from src.errors import DataError
+from src.errors import UserError
 from src.inference.evaluate import ValidationSet
 from src.inference.predictor import NetworkPredictor
 from src.losses import build_loss
@@ -29,10 +29,8 @@ def check_data(plan: RunPlan) -> None:
     Raises:
         DataError: listing every problem of the data set.
     """
-    cases, problems = get_task(plan.recipe.task).scan_cases(plan.data_path, plan.train_names + plan.validation_names)
-    problems += check_cases(cases, DataManager.from_config(plan.recipe))
-    if problems:
-        raise DataError(problems)
+    checked_cases(get_task(plan.recipe.task), plan.data_path, plan.train_names + plan.validation_names,
+                  DataManager.from_config(plan.recipe), plan.problems)
     logger.info("data is in order: %d training and %d validation cases", len(plan.train_names),
                 len(plan.validation_names))
 
@@ -52,7 +50,7 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
     ms.set_seed(recipe.seed)  # every rank starts from the same weights
     network = build_network(recipe, backend.rank)
     step = TrainStep(network, build_loss(recipe.loss), recipe, backend)
-    state = _restore(plan, step)
+    state = _restore(plan, step, loader.steps_per_epoch)
 
     callbacks: list[Callback] = []
     if backend.is_main:
@@ -73,14 +71,36 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
     return trainer
 
 
-def _restore(plan: RunPlan, step: TrainStep) -> TrainingState:
+def _restore(plan: RunPlan, step: TrainStep, steps_per_epoch: int) -> TrainingState:
     """Load the newest checkpoint of a resumed run into `step` and return its state; a fresh one if there is none."""
     checkpoint = load_newest(plan.checkpoint_folder) if plan.resumed else None
     if checkpoint is None:
         return TrainingState()
     load_parameters(checkpoint, step)
-    state = TrainingState(**{name: checkpoint.state[name] for name in TrainingState().to_dict()})
-    if state.stopped_early and plan.recipe.epochs > checkpoint.state["recipe"]["epochs"]:
+    try:
+        state = TrainingState(**{name: checkpoint.state[name] for name in TrainingState().to_dict()})
+        planned_epochs = checkpoint.state["recipe"]["epochs"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"checkpoint {checkpoint.path}: its training state lacks {error}; it is of another version of "
+                        "this program. Evaluate it, or start a new run") from error
+    if state.step != state.epoch * steps_per_epoch:
+        # With another number of ranks an epoch has another number of steps; the schedule goes by epochs then.
+        logger.warning("an epoch now has %d steps, not %d: going on at epoch %d", steps_per_epoch,
+                       state.step // max(state.epoch, 1), state.epoch)
+        state.step = state.epoch * steps_per_epoch
+    if state.stopped_early and plan.recipe.epochs > planned_epochs:
         state.stopped_early, state.stale_validations = False, 0  # more epochs were asked for: go on
+    _check_best(plan, state)
     logger.info("resuming %s after epoch %d, step %d", plan.run_dir, state.epoch, state.step)
     return state
+
+
+def _check_best(plan: RunPlan, state: TrainingState) -> None:
+    """Forget the best Dice when the checkpoint that had it is gone, so that the next validation writes one again."""
+    if not state.best_epoch:
+        return
+    try:
+        load_checkpoint(plan.checkpoint_folder / BEST_NAME)
+    except UserError as error:
+        logger.warning("%s. The next validation writes a new %s", error, BEST_NAME)
+        state.best_dice, state.best_epoch = -1.0, 0

@@ -1,5 +1,6 @@
 """What happens around the steps: log lines, progress bar, validation, history, TensorBoard, checkpoints, stopping."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +9,14 @@ from typing import Any
 import pandas as pd
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from src.checkpoint import BEST_NAME, checkpoint_name, prune_checkpoints, save_checkpoint
+from src.checkpoint import BEST_NAME, HISTORY_NAME, checkpoint_name, prune_checkpoints, save_checkpoint
 from src.files import write_text
 from src.inference.evaluate import ValidationResult
 from src.training.trainer import Callback, EpochSummary, Trainer
 
 logger = logging.getLogger(__name__)
-
-HISTORY_NAME = "history.csv"
 
 
 class LossLog(Callback):
@@ -38,10 +38,13 @@ class ProgressBar(Callback):
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
+        self.redirection = contextlib.ExitStack()
 
     def on_train_begin(self, trainer: Trainer) -> None:
         self.bar = tqdm(total=trainer.total_steps, initial=trainer.state.step, unit="step", disable=None,
                         dynamic_ncols=True, desc="training")
+        if not self.bar.disable:
+            self.redirection.enter_context(logging_redirect_tqdm())  # log lines above the bar, not through it
 
     def on_step_end(self, trainer: Trainer, loss: float, lr: float) -> None:
         if self.bar is not None:
@@ -51,6 +54,7 @@ class ProgressBar(Callback):
     def on_train_end(self, trainer: Trainer) -> None:
         if self.bar is not None:
             self.bar.close()
+        self.redirection.close()
 
 
 class Validation(Callback):
@@ -105,7 +109,7 @@ class History(Callback):
     def on_train_begin(self, trainer: Trainer) -> None:
         path = self.run_dir / HISTORY_NAME
         if path.is_file() and trainer.state.epoch:
-            frame = pd.read_csv(path)
+            frame = pd.read_csv(path, float_precision="round_trip")  # the default parser changes last digits
             self.rows = frame[frame["epoch"] <= trainer.state.epoch].to_dict("records")
         self.writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=trainer.state.step + 1)
 

@@ -20,9 +20,11 @@ def build_optimizer(recipe: Mapping[str, Any], network: nn.Cell) -> nn.Optimizer
     name = recipe["optimizer"]
     decay = 0.0 if name == "adamw" else recipe["weight_decay"]
     parameters = network.trainable_params()
-    groups = [{"params": [p for p in parameters if decays(p)], "weight_decay": decay},
-              {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
-              {"order_params": parameters}]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if decays(p)], "weight_decay": decay},
+        {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]  # MindSpore refuses an empty group
+    groups.append({"order_params": parameters})
     if name in ("adam", "adamw"):
         return nn.Adam(groups, learning_rate=recipe["lr"])
     if name == "sgd":

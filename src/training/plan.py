@@ -11,7 +11,7 @@ from typing import Any
 from easydict import EasyDict
 
 from src.config import RECIPES, apply_overrides, plain
-from src.data.split import fold_split, read_split, split_hash, write_split
+from src.data.split import fold_split, read_split, split_hash, split_problems, write_split
 from src.errors import UserError
 from src.files import write_json
 
@@ -31,6 +31,8 @@ class RunPlan:
         data_path: folder with `img/` and `gt/`.
         train_names, validation_names: image file names; the latter may be empty.
         resumed: whether the run folder was there before.
+        problems: what is wrong with the split files; `build.check_data` lists it with the problems of the cases.
+        commands: command lines of the earlier starts.
     """
 
     run_dir: Path
@@ -40,6 +42,8 @@ class RunPlan:
     train_names: list[str]
     validation_names: list[str]
     resumed: bool = False
+    problems: tuple[str, ...] = ()
+    commands: tuple[list[str], ...] = ()
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -49,7 +53,11 @@ class RunPlan:
         """Return what every checkpoint of the run says about it."""
         return {"recipe_name": self.recipe_name, "recipe": plain(self.recipe), "data_path": str(self.data_path),
                 "train_names": self.train_names, "validation_names": self.validation_names,
-                "split_hash": split_hash(self.train_names)}
+                "split_hash": self.split_hash()}
+
+    def split_hash(self) -> str:
+        """Return a hash of both splits: of the training cases, then of the validation cases."""
+        return f"{split_hash(self.train_names)}-{split_hash(self.validation_names)}"
 
     def save(self, backend: dict[str, Any]) -> None:
         """Write `train.csv`, `val.csv` and, last, `recipe.json`: a folder with the latter is a run."""
@@ -58,7 +66,7 @@ class RunPlan:
             if self.validation_names:
                 write_split(self.run_dir / "val.csv", self.validation_names)
         write_json(self.run_dir / _PLAN_NAME, {
-            **self.checkpoint_state(), "backend": backend, "command": sys.argv,
+            **self.checkpoint_state(), "backend": backend, "commands": [*self.commands, sys.argv],
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds")})
 
 
@@ -69,8 +77,10 @@ def new_plan(recipe_name: str, recipe: EasyDict, data_path: str | None, train_sp
     Validation cases are, with `fold` >= 0, that fold of the training split; else those of `validation_split`, or of
     `val.csv` beside the training split where there is one.
 
+    What is wrong inside the split files, a case in both of them included, is collected in the plan's `problems`.
+
     Raises:
-        UserError: a missing argument, split file or data folder, a case in both splits, or a run folder in use.
+        UserError: a missing argument or data folder, or a run folder in use.
     """
     if not data_path or not train_split:
         raise UserError("a new run needs --data_path (the folder with img/ and gt/) and --train_split_file_path")
@@ -80,19 +90,21 @@ def new_plan(recipe_name: str, recipe: EasyDict, data_path: str | None, train_sp
                         "or name another with --run_dir")
     if not Path(data_path).is_dir():
         raise UserError(f"--data_path {data_path}: no such folder; expected the one that holds img/ and gt/")
-    train = read_split(Path(train_split))
+    train, problems = split_problems(Path(train_split))
+    validation: list[str] = []
     if recipe.fold >= 0:
         if validation_split:
             raise UserError("fold >= 0 takes the validation cases from the training split: "
                             "leave out --val_split_file_path, or set fold=-1")
-        train, validation = fold_split(train, recipe.fold, recipe.folds, recipe.seed)
+        if not problems:
+            train, validation = fold_split(train, recipe.fold, recipe.folds, recipe.seed)
     else:
-        validation = _validation_names(Path(train_split), validation_split)
-    both = sorted(set(train) & set(validation))
-    if both:
-        raise UserError(f"{len(both)} cases are in both splits ({', '.join(both[:5])}): a validation case must not be "
-                        f"trained on. Take them out of {train_split}")
-    return RunPlan(folder, recipe_name, recipe, Path(data_path).absolute(), train, validation)
+        validation, more = _validation_names(Path(train_split), validation_split)
+        problems += more
+    problems += [f"{name}: in the training and in the validation split; a validation case must not be trained on: "
+                 f"take it out of {train_split}" for name in sorted(set(train) & set(validation))]
+    return RunPlan(folder, recipe_name, recipe, Path(data_path).absolute(), train, validation,
+                   problems=tuple(problems))
 
 
 def resumed_plan(run_dir: str, epochs: int | None = None, data_path: str | None = None,
@@ -110,15 +122,16 @@ def resumed_plan(run_dir: str, epochs: int | None = None, data_path: str | None 
         raise UserError(f"--resume {folder}: no {_PLAN_NAME} in it, so no run to continue; start one with --run_dir")
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        recipe_name, recipe_changes = saved["recipe_name"], saved["recipe"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: not as a run writes it ({error!r}); restore it, or start a new run") from error
-    recipe = apply_overrides(RECIPES[recipe_name], recipe_changes)
-    plan = RunPlan(folder, recipe_name, recipe, Path(data_path or saved["data_path"]), saved["train_names"],
-                   saved["validation_names"], resumed=True)
-    if split_hash(plan.train_names) != saved["split_hash"]:
-        raise UserError(f"{path}: train_names were changed since the run began (split_hash differs); a run continues "
-                        "only on the cases it began with")
+        plan = RunPlan(
+            folder, saved["recipe_name"], apply_overrides(RECIPES[saved["recipe_name"]], saved["recipe"]),
+            Path(data_path or saved["data_path"]).absolute(), list(saved["train_names"]),
+            list(saved["validation_names"]), resumed=True, commands=tuple(saved["commands"]))
+        saved_hash = saved["split_hash"]
+    except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+        raise UserError(f"{path}: not as a run writes it ({error}); restore it, or start a new run") from error
+    if plan.split_hash() != saved_hash:
+        raise UserError(f"{path}: train_names or validation_names were changed since the run began (split_hash "
+                        "differs); a run continues only on the cases it began with")
     if train_split and not set(plan.train_names) <= set(read_split(Path(train_split))) <= {
             *plan.train_names, *plan.validation_names}:
         raise UserError(f"{train_split}: other cases than {folder} was trained on; leave out --train_split_file_path, "
@@ -127,9 +140,16 @@ def resumed_plan(run_dir: str, epochs: int | None = None, data_path: str | None 
 
 
 def with_epochs(plan: RunPlan, epochs: int | None) -> RunPlan:
-    """Return the plan with `epochs` set; unchanged for None."""
+    """Return the plan with `epochs` set; unchanged for None.
+
+    Raises:
+        UserError: a resumed run would get fewer epochs than it was planned for.
+    """
     if epochs is None:
         return plan
+    if plan.resumed and epochs < plan.recipe.epochs:
+        raise UserError(f"--epochs {epochs}: {plan.run_dir} is planned for {plan.recipe.epochs} epochs, and a resumed "
+                        "run can only be extended; its checkpoints can be evaluated as they are")
     return replace(plan, recipe=apply_overrides(plan.recipe, {"epochs": epochs}))
 
 
@@ -137,12 +157,12 @@ def _default_run_dir(recipe_name: str) -> Path:
     return Path("runs") / f"{recipe_name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _validation_names(train_split: Path, validation_split: str | None) -> list[str]:
+def _validation_names(train_split: Path, validation_split: str | None) -> tuple[list[str], list[str]]:
     beside = train_split.with_name("val.csv")
     if validation_split:
-        return read_split(Path(validation_split))
+        return split_problems(Path(validation_split))
     if beside.is_file() and beside != train_split:
         logger.info("validation cases: %s, beside the training split", beside)
-        return read_split(beside)
+        return split_problems(beside)
     logger.warning("no validation cases: pass --val_split_file_path, or set fold; only the training loss is shown")
-    return []
+    return [], []

@@ -1,5 +1,6 @@
 """The training loop. It knows batches, steps and epochs; files, metrics and pictures are the callbacks' affair."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +15,13 @@ from src.errors import UserError
 from src.lr_schedule import learning_rate
 from src.training.train_step import TrainStep
 
+logger = logging.getLogger(__name__)
+
+MOST_SKIPS_IN_A_ROW = 30  # a dynamic loss scale of 2^24 is down to 1 after 24
+
 
 class TrainingDiverged(UserError):
-    """The loss is no longer a finite number."""
+    """The loss or the gradients are no longer finite numbers."""
 
 
 @dataclass
@@ -104,6 +109,7 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.state = state or TrainingState()
         self.any_rank = any_rank
+        self.skipped_in_a_row = 0
 
     @property
     def total_steps(self) -> int:
@@ -124,7 +130,8 @@ class Trainer:
         """Train up to `recipe["epochs"]`, or until a callback sets `state.stopped_early`.
 
         Raises:
-            TrainingDiverged: the loss became NaN or infinite; names the step and its cases.
+            TrainingDiverged: the loss became NaN or infinite, or the gradients of too many steps in a row; names the
+            step and its cases.
         """
         self.step.set_train(True)
         try:
@@ -166,8 +173,20 @@ class Trainer:
         if not math.isfinite(loss):
             raise TrainingDiverged(
                 f"the loss is {loss} at step {self.state.step} (epoch {epoch}), on cases {', '.join(batch.case_ids)}: "
-                "expected a finite number. Look at these cases with --check_data, lower lr, or set grad_clip; "
-                "the checkpoints before this step are intact")
-        if not applied:
-            self.state.skipped_steps += 1
+                "expected a finite number. Look at these cases with --check_data, or start a new run with a lower lr "
+                "or with grad_clip; the checkpoints before this step are intact")
+        self._count_skips(applied, epoch, batch)
         return loss, norm
+
+    def _count_skips(self, applied: bool, epoch: int, batch: Batch) -> None:
+        """Say which step was skipped, and stop when a dynamic loss scale would have recovered long ago."""
+        self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
+        if applied:
+            return
+        self.state.skipped_steps += 1
+        where = f"step {self.state.step} (epoch {epoch}), cases {', '.join(batch.case_ids)}"
+        logger.warning("%s: the gradients overflowed, so this step was skipped", where)
+        if self.skipped_in_a_row >= MOST_SKIPS_IN_A_ROW:
+            raise TrainingDiverged(
+                f"{where}: the gradients of the last {MOST_SKIPS_IN_A_ROW} steps overflowed, so nothing is learnt. "
+                "Start a new run with a lower lr, or with loss_scaling=dynamic and a smaller loss_scale")

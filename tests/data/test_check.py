@@ -3,7 +3,8 @@ import logging
 import numpy as np
 import pytest
 
-from src.data.check import check_cases, require_clean
+from src.data import prostate
+from src.data.check import check_cases, checked_cases
 from src.data.data_manager import DataManager, write_volume
 from src.data.geometry import Geometry
 from src.errors import DataError
@@ -46,8 +47,19 @@ def test_every_problem_of_every_case_is_listed(make_case):
     assert [problem.split(":")[0] for problem in problems] == ["Case00", "Case01", "Case02", "Case03"]
     for problem, expected in zip(problems, ("missing", "damaged zlib", "no such file", "constant"), strict=True):
         assert expected in problem
-    with pytest.raises(DataError, match="4 problems in the data"):
-        require_clean(cases, MANAGER)
+
+
+def test_split_files_and_cases_are_listed_together(make_case):
+    good, damaged = make_case("Case00"), make_case("Case01")
+    data_path = good.image_path.parent.parent
+    assert checked_cases(prostate, data_path, ["Case00.mhd", "Case01.mhd"], MANAGER) == [good, damaged]
+    damaged.image_path.with_suffix(".zraw").unlink()
+    with pytest.raises(DataError) as caught:
+        checked_cases(prostate, data_path, ["Case00.mhd", "Case01.mhd", "Case02.mhd"], MANAGER, ["train.csv: empty"])
+    first, missing_case, *_, missing_voxels = caught.value.problems
+    assert first == "train.csv: empty"
+    assert "Case02" in missing_case
+    assert "Case01" in missing_voxels
 
 
 def test_cropped_and_empty_labels_are_warnings(make_case, caplog):
@@ -55,5 +67,5 @@ def test_cropped_and_empty_labels_are_warnings(make_case, caplog):
     assert check_cases([case], DataManager(GRID.spacing, (8, 8, 1))) == []
     assert "50.0 % of the foreground lies outside" in caplog.text
     write_volume(case.label_path, np.zeros(GRID.size, np.uint8), GRID)
-    require_clean([case], MANAGER)
+    assert check_cases([case], MANAGER) == []
     assert "the label is empty" in caplog.text

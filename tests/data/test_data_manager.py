@@ -1,9 +1,12 @@
 import dataclasses
+import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from src.data import prostate
 from src.data.case import Case
@@ -62,9 +65,46 @@ def test_header_is_written_after_the_voxels(tmp_path, monkeypatch):
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", fail_on_header)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="a.mhd: the volume cannot be written .disk full.; check"):
         write_volume(path, noise((3, 4, 5), seed=1), Geometry((3, 4, 5)))
     assert [file.name for file in tmp_path.iterdir()] == ["a.zraw"]
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.mha", "a.nii", "a.nii.gz"])
+def test_what_cannot_be_written_is_named(tmp_path, name):
+    array, geometry = noise((30, 30, 30)), Geometry((30, 30, 30))
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: the volume cannot be written .Is a directory.; check .* permissions"):
+        write_volume(tmp_path / name, array, geometry)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written .*(Not a directory|File exists)"):
+        write_volume(tmp_path / "file" / name, array, geometry)
+    if os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(UserError, match="Permission denied"):
+            write_volume(tmp_path / "locked" / name, array, geometry)
+    # A limit on the size of files stands in for a full disk: writing stops in the middle.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+        with pytest.raises(UserError, match="cannot be written .*(File too large|only a part)"):
+            write_volume(tmp_path / "full" / name, array, geometry)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.mha"])
+def test_image_with_dicom_tags_is_read(tmp_path, name):
+    """SimpleITK stores a DICOM image's tags as keys of the MetaImage header."""
+    image = sitk.GetImageFromArray(noise((5, 4, 3)))
+    for key, value in (("0008|0060", "MR"), ("0018|0087", "3"), ("Patient Name", "x"), ("Größe", "1"), ("a.b", "=")):
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(tmp_path / name))
+    assert b"0008|0060 = MR" in (tmp_path / name).read_bytes()
+    found, geometry = read_volume(tmp_path / name)
+    np.testing.assert_array_equal(found, noise((5, 4, 3)).transpose(2, 1, 0))
+    assert geometry == Geometry((3, 4, 5))
 
 
 def test_writing_is_deterministic(tmp_path):
@@ -160,18 +200,20 @@ def test_normalised_direction_permutes_voxels():
 
 
 @pytest.mark.parametrize("normalise_direction", [False, True])
-def test_oblique_anisotropic_round_trip(normalise_direction):
-    """Resampling a prostate-sized ellipsoid to the block and back keeps Dice >= 0.98 on 0.5 x 0.5 x 3 mm, oblique."""
+def test_prostate_sized_binary_label_survives_the_default_block(normalise_direction):
+    """A 50 x 40 x 45 mm ellipsoid on 0.5 x 0.5 x 3 mm, oblique, made binary at 1 x 1 x 1.5 mm: Dice >= 0.98."""
     manager = DataManager(**PROMISE12, normalise_direction=normalise_direction)
-    label = ellipsoid(OBLIQUE, (24, 19, 21))
+    label = ellipsoid(OBLIQUE, (25, 20, 22.5))
     block = manager.preprocess_label(label, OBLIQUE)
     back = manager.paste_back(block, manager.block_geometry(OBLIQUE), OBLIQUE)
+    assert set(np.unique(block)) == {0, 1}
     assert back.shape == OBLIQUE.size and back.dtype == np.float32
     assert dice(back > 0.5, label) >= 0.98
 
 
 @pytest.mark.parametrize("volume_size", [(64, 64, 64), (48, 64, 48)])
-def test_sample_round_trip_at_its_own_spacing(volume_size):
+def test_sample_labels_are_exact_in_a_block_of_their_own_spacing(volume_size):
+    """Without a change of spacing only cropping and padding remain, which lose nothing."""
     manager = DataManager((1, 1, 1), volume_size)
     for case in prostate.find_cases(SAMPLE, prostate.all_names(SAMPLE)):
         _, label, native = read_case(case)
@@ -179,8 +221,8 @@ def test_sample_round_trip_at_its_own_spacing(volume_size):
         assert dice(manager.paste_back(block, manager.block_geometry(native), native) > 0.5, label) == 1.0
 
 
-def test_sample_round_trip_through_coarser_slices():
-    """1.5 mm slices of a structure few slices high: the resampled label survives; its binary form loses thin parts."""
+def test_sample_soft_labels_survive_a_block_of_coarser_slices():
+    """1.5 mm slices of a structure few slices high: the label's fractions survive; its binary form loses thin parts."""
     manager = DataManager(**PROMISE12)
     for case in prostate.find_cases(SAMPLE, prostate.all_names(SAMPLE)):
         _, label, native = read_case(case)

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -98,10 +97,6 @@ def test_differences_name_every_part():
     other = Geometry((4, 5, 7), (1, 2, 4), (0, 20, 30))
     text = "; ".join(SWAPPED.differences(other))
     assert all(word in text for word in ("size (4, 5, 6) against (4, 5, 7)", "spacing", "origin", "direction"))
-
-
-def test_dict_round_trip_through_json():
-    assert Geometry.from_dict(json.loads(json.dumps(OBLIQUE.to_dict()))) == OBLIQUE
 
 
 @pytest.mark.parametrize("change", [{"size": (0, 1, 1)}, {"spacing": (1, -1, 1)}, {"origin": (0, float("nan"), 0)},

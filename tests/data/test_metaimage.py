@@ -31,7 +31,8 @@ def write(folder: Path, header: str, data: bytes | None = RAW) -> Path:
     is_local = header.rstrip().lower().endswith("local")
     path.write_bytes(header.encode() + (data or b"" if is_local else b""))
     if data is not None and not is_local:
-        (folder / "Case00.raw").write_bytes(data)
+        name = "größe.raw" if "größe.raw" in header else "Case00.raw"
+        (folder / name).write_bytes(data)
     return path
 
 
@@ -58,6 +59,8 @@ def packed(header: str, size: int | None = None) -> str:
         (HEADER.replace("ElementSpacing", "ElementSize"), RAW),
         (HEADER.replace("Offset = 1 2 3\n", "").replace("TransformMatrix = 1 0 0 0 1 0 0 0 1\n", ""), RAW),
         (HEADER.replace("NDims = 3", "NDims = 3\nComment = made by hand"), RAW),
+        (HEADER.replace("DimSize", "0008|0060 = MR\nPatient's Name = x^y\nGröße: 1\nmodel (3.0T) =\nDimSize"), RAW),
+        (HEADER.replace("Case00.raw", "größe.raw"), RAW),
         (HEADER.replace("DimSize", "HeaderSize = 5\nDimSize"), b"12345" + RAW),
         (HEADER.replace("DimSize", "HeaderSize = -1\nDimSize"), b"123" + RAW),
         (HEADER.replace("1 0 0 0 1 0 0 0 1", "0 1 0 1 0 0 0 0 -1"), RAW),
@@ -122,6 +125,9 @@ def damaged(data: bytes) -> bytes:
         (HEADER.replace("0.5 0.5 3", "0.5,0.5,3"), RAW, "separated by spaces"),
         (HEADER.replace("ElementSpacing = 0.5 0.5 3\n", ""), RAW, "no ElementSpacing"),
         (HEADER.replace("ElementSpacing", "elementspacing"), RAW, "spell it 'ElementSpacing'"),
+        (HEADER.replace("ElementSpacing", "Element Spacing"), RAW, "spell it 'ElementSpacing'"),
+        (HEADER.replace("ElementSpacing = ", "= "), RAW, "line 8 of the header is '= 0.5 0.5 3'"),
+        (HEADER.replace("ElementSpacing", "Element\x00Spacing"), RAW, "line 8 of the header"),
         (HEADER.replace("1 2 3", "1 nan 3"), RAW, "Offset is '1 nan 3'"),
         (HEADER.replace("Offset", "Origin = 9 9 9\nOffset"), RAW, "Offset and Origin mean the same and disagree"),
         (HEADER.replace("1 0 0 0 1 0 0 0 1", "1 0.3 0 0 1 0 0 0 1"), RAW, "not orthonormal"),

@@ -1,5 +1,7 @@
 """SimpleITK fills a NIfTI file that is cut short with whatever, without an error."""
 
+import struct
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -20,6 +22,11 @@ def volume(tmp_path):
     return make
 
 
+def with_offset(data, offset):
+    """Put another vox_offset into a NIfTI-1 header."""
+    return data[:108] + struct.pack("<f", offset) + data[112:]
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_sound_files_pass(volume, name):
     assert find_problems(volume(name)) == []
@@ -32,6 +39,9 @@ def test_sound_files_pass(volume, name):
         ("a.nii", lambda data: data[:-10], "762 bytes unpacked, the header asks for 772"),  # 352 + 2 * 5 * 6 * 7
         ("a.nii", lambda data: data[:100], "no NIfTI header"),
         ("a.nii", lambda data: data[:344] + bytes(4) + data[348:], "Analyze"),
+        ("a.nii", lambda data: with_offset(data, float("nan")), "vox_offset is nan"),
+        ("a.nii", lambda data: with_offset(data, float("inf")), "vox_offset is inf"),
+        ("a.nii", lambda data: with_offset(data, -352.0), "vox_offset is -352.0"),
         ("a.nii.gz", lambda data: data[: len(data) // 2], "cut short gzip"),
         ("a.nii.gz", lambda data: data[:-6] + b"\0\0" + data[-4:], "CRC"),
         ("a.nii.gz", lambda data: b"no gzip", "gzip"),

@@ -1,7 +1,12 @@
+import numpy as np
 import pytest
 
 from src.data import TASKS, Case, prostate
+from src.data.check import check_cases
+from src.data.data_manager import DataManager
+from src.data.geometry import Geometry
 from src.errors import DataError, UserError
+from tests.data.helpers import write_case
 
 
 @pytest.fixture
@@ -44,6 +49,31 @@ def test_all_missing_files_at_once(layout):
     assert problems[2].startswith("Case07: ground truth")
     assert problems[3].startswith("Case08: not a volume's file name")
     assert problems[4].startswith("Case00: named twice, as Case00.mhd and Case00.mha")
+
+
+def test_a_missing_half_does_not_hide_the_damaged_other(tmp_path):
+    grid = Geometry((4, 4, 4))
+    image = np.arange(64, dtype=np.int16).reshape(grid.size)
+    cases = [write_case(tmp_path, f"Case{number:02d}", image, image % 3, grid) for number in range(4)]
+    cases[0].label_path.unlink()
+    cases[0].image_path.with_suffix(".zraw").unlink()
+    cases[1].image_path.unlink()
+    cases[2].image_path.unlink()
+    write_case(tmp_path / "sound", "Case02", image, image > 9, grid).label_path.parent.rename(tmp_path / "sound_gt")
+    for file in (tmp_path / "sound_gt").iterdir():
+        file.replace(tmp_path / "gt" / file.name)
+    names = [case.image_path.name for case in cases]
+
+    found, problems = prostate.scan_cases(tmp_path, names)
+    assert found == [Case("Case00", cases[0].image_path, None), cases[3]]
+    assert [problem.split(":")[0] for problem in problems] == ["Case00", "Case01", "Case01", "Case02"]
+    for problem, part in zip(problems, ("ground truth", "image", "label values are {0, 1, 2}", "image"), strict=True):
+        assert part in problem
+    more = check_cases(found, DataManager((1, 1, 1), grid.size))
+    assert [problem.split(":")[0] for problem in more] == ["Case00", "Case03"]
+    assert "is missing" in more[0] and "label values" in more[1]
+    with pytest.raises(DataError, match="4 problems"):
+        prostate.find_cases(tmp_path, names)
 
 
 def test_wrong_data_folder(layout):

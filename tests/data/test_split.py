@@ -7,6 +7,7 @@ from src.data.split import (
     random_split,
     read_split,
     split_hash,
+    split_problems,
     write_split,
 )
 from src.errors import DataError, UserError
@@ -35,6 +36,19 @@ def test_all_problems_of_a_split_at_once(tmp_path):
     text = str(caught.value)
     for part in ("Case00.mhd is listed 2 times", "'/data/Case01.mhd' is a path", "'../Case02.mhd'", "'..'"):
         assert part in text
+
+
+def test_problems_of_two_splits_can_be_collected(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("Case01.mhd\n../Case02.mhd\nCase00.mhd\nCase01.mhd\n")
+    names, problems = split_problems(path)
+    assert names == ["Case01.mhd", "Case00.mhd"]
+    assert len(problems) == 2 and all(problem.startswith(f"{path}: ") for problem in problems)
+    names, problems = split_problems(tmp_path / "val.csv")
+    assert names == [] and len(problems) == 1
+    assert f"{tmp_path / 'val.csv'} cannot be read (No such file" in problems[0]
+    write_split(path, NAMES)
+    assert split_problems(path) == (NAMES, [])
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])

@@ -17,6 +17,8 @@ GRID = Geometry((30, 28, 20), (1.0, 1.25, 1.5), (-12.5, 3.25, 40.0))
 class FunctionPredictor:
     """Answers a block by `function`, and remembers the blocks."""
 
+    path: Path | None = None
+
     def __init__(self, function: Callable[[np.ndarray], np.ndarray]):
         self.function = function
         self.blocks: list[np.ndarray] = []
@@ -33,6 +35,16 @@ def bright() -> FunctionPredictor:
 
 def nothing() -> FunctionPredictor:
     return FunctionPredictor(np.zeros_like)
+
+
+def not_a_number(voxels: int) -> FunctionPredictor:
+    """Like `bright`, with NaN in the first `voxels` voxels (x fastest) of every block."""
+    def answer(image: np.ndarray) -> np.ndarray:
+        probability = np.asfortranarray(image > 1.0, np.float32)
+        probability.ravel(order="K")[:voxels] = np.nan
+        return probability
+
+    return FunctionPredictor(answer)
 
 
 def bright_volume(geometry: Geometry, radii_mm: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,9 @@
 """Bundles: every byte is sealed, and a folder appears whole or not at all."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,4 +167,25 @@ def test_other_folders_are_not_replaced(tmp_path):
     with pytest.raises(UserError, match="is no bundle, so it is not replaced"), atomic_folder(tmp_path / "mine"):
         pass
     assert (tmp_path / "mine" / "thesis.txt").exists()
-    assert Bundle(tmp_path, {"models": {}}).formats == []
+
+
+def test_other_things_are_not_replaced(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "real").mkdir()
+    write_checksums(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    for name in ("file", "link", "dangling", "pipe"):
+        with pytest.raises(UserError, match=f"{name}: is there and is no bundle"), atomic_folder(tmp_path / name):
+            pass
+    with pytest.raises(UserError, match="--file_name: folder .*file: cannot be made a folder"), \
+            atomic_folder(tmp_path / "file" / "x_bundle"):
+        pass
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_bundle_without_models():
+    assert Bundle(Path("x"), {"models": {}}).formats == []

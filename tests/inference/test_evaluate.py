@@ -1,5 +1,7 @@
 """From files to rows, with predictors whose answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from src.data import Case
 from src.errors import DataError, UserError
 from src.inference.evaluate import ValidationSet, evaluate_cases, load_native, segment
 from src.inference.postprocess import Postprocess
-from tests.inference.helpers import GRID, MANAGER, FunctionPredictor, bright, bright_case, nothing
+from tests.inference.helpers import GRID, MANAGER, FunctionPredictor, bright, bright_case, not_a_number, nothing
 
 
 @pytest.fixture
@@ -43,6 +45,26 @@ def test_empty_prediction_is_scored_not_raised(cases):
     row = evaluate_cases(nothing(), MANAGER, cases[:1])[0]
     assert (row["dice"], row["flag"]) == (0.0, "empty prediction")
     assert row["hausdorff"] == pytest.approx(np.linalg.norm([30, 28 * 1.25, 20 * 1.5]))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_probability_that_is_not_finite_is_no_empty_mask(cases, bad):
+    def one_bad_voxel(image):
+        answer = np.zeros_like(image)
+        answer[3, 4, 5] = bad
+        return answer
+
+    predictor = FunctionPredictor(one_bad_voxel)
+    with pytest.raises(UserError, match=r"Case00: the network .* not finite in 1 of 32768 voxels.* larger batch_size"):
+        ValidationSet(MANAGER, cases).run(predictor)
+    predictor.path = Path("run/best.ckpt")
+    with pytest.raises(UserError, match=r"Case00: model run/best.ckpt gives .* use another checkpoint"):
+        evaluate_cases(predictor, MANAGER, cases)
+
+
+def test_every_bad_voxel_is_counted(cases):
+    with pytest.raises(UserError, match="not finite in 700 of 32768 voxels"):
+        segment(not_a_number(700), MANAGER, load_native(cases[0], MANAGER))
 
 
 def test_outside_the_block_is_background(cases):

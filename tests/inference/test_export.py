@@ -9,12 +9,14 @@ import onnx
 import pytest
 
 from src.checkpoint import Checkpoint, load_checkpoint
+from src.data import Case
 from src.errors import UserError
 from src.inference import export
 from src.inference.bundle import file_sha256, max_difference, read_bundle
 from src.inference.evaluate import load_native
 from src.inference.export import SAMPLE_DATA, export_checkpoint, golden_case
 from src.inference.predictor import recipe_of
+from tests.inference.helpers import bright_case
 
 RECIPE = {"task": "promise12"}
 
@@ -43,13 +45,16 @@ def test_recipe_says_all_that_another_program_needs(bundle, checkpoint_path):
     assert content["checkpoint"]["sha256"] == file_sha256(checkpoint_path)
     assert (content["checkpoint"]["epoch"], content["checkpoint"]["step"]) == (7, 21)
     assert content["recipe"]["base_channels"] == 2
-    assert content["golden"]["case_id"] == "Case25"
+    # The repository's own case, though the checkpoint knows where it was trained; its licence asks to be named.
+    assert content["golden"]["case_id"] == "Case00"
+    assert "Task04_Hippocampus" in content["golden"]["source"]
+    assert "CC-BY-SA 4.0" in content["golden"]["source"]
     assert content["versions"]["mindspore"]
 
 
 def test_golden_pair_is_the_checkpoints_answer_to_a_real_case(bundle, predictor):
     batch, expected = bundle.golden()
-    case = golden_case(Checkpoint(Path("x"), {}, {"validation_names": ["Case25.mhd"]}), RECIPE, SAMPLE_DATA)
+    case = Case("Case00", SAMPLE_DATA / "img" / "Case00.mhd")
     np.testing.assert_array_equal(batch[0, 0], load_native(case, bundle.manager).block_image)
     assert max_difference(predictor.predict_block(batch[0, 0]), expected[0]) <= 1e-6
     assert expected.min() < 0.4 < 0.6 < expected.max()  # a constant would agree with much
@@ -122,13 +127,41 @@ def state(**entries) -> Checkpoint:
 
 def test_golden_case_is_the_first_validation_case_there():
     names = ["Missing.mhd", "Case27.mhd", "Case24.mhd"]
-    case = golden_case(state(data_path=str(SAMPLE_DATA), validation_names=names), RECIPE)
-    assert case.case_id == "Case27"
-    assert golden_case(state(), RECIPE).case_id == "Case00"
+    assert golden_case(state(validation_names=names), RECIPE, SAMPLE_DATA).case_id == "Case27"
+    assert golden_case(state(), RECIPE, SAMPLE_DATA).case_id == "Case00"
 
 
-def test_golden_case_falls_back_to_the_sample_only_unasked(tmp_path):
-    moved = state(data_path=str(tmp_path / "moved"), validation_names=["Case26.mhd"])
-    assert golden_case(moved, RECIPE).image_path == SAMPLE_DATA / "img" / "Case26.mhd"
+def test_golden_case_is_of_the_training_data_only_when_asked(tmp_path):
+    bright_case(tmp_path / "hospital", "Case26")
+    bright_case(tmp_path / "hospital", "Case03")
+    trained = state(data_path=str(tmp_path / "hospital"), validation_names=["Case26.mhd"])
+    assert golden_case(trained, RECIPE).image_path == SAMPLE_DATA / "img" / "Case00.mhd"
+    asked = golden_case(trained, RECIPE, tmp_path / "hospital")
+    assert asked.image_path == tmp_path / "hospital" / "img" / "Case26.mhd"
     with pytest.raises(UserError, match="there is none: .*elsewhere.* Give a data folder with --data_path"):
-        golden_case(moved, RECIPE, tmp_path / "elsewhere")
+        golden_case(trained, RECIPE, tmp_path / "elsewhere")
+
+
+def test_given_data_path_is_said_to_go_into_the_bundle(quick_load, checkpoint_path, tmp_path, caplog):
+    bright_case(tmp_path / "hospital", "Case25")
+    folder = export_checkpoint(checkpoint_path, str(tmp_path / "vnet"), data_path=tmp_path / "hospital")
+    assert "the bundle will hold the preprocessed image of Case25" in caplog.text
+    golden = read_bundle(folder).content["golden"]
+    assert (golden["case_id"], golden["source"]) == ("Case25", "the data folder given to export")
+
+
+def test_network_that_is_not_finite_is_not_exported(quick_load, predictor, checkpoint_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(predictor, "predict_batch", lambda batch: np.full((1, 32, 32, 32), np.nan, np.float32))
+    with pytest.raises(UserError, match=r"Case00: model .*checkpoint_vnet-7_3.ckpt gives .* in 32768 of 32768 voxels"):
+        export_checkpoint(checkpoint_path, str(tmp_path / "vnet"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written_to(quick_load, checkpoint_path, tmp_path):
+    (tmp_path / "afile").write_text("x")
+    with pytest.raises(UserError, match="--file_name: folder .*afile: cannot be made a folder"):
+        export_checkpoint(checkpoint_path, str(tmp_path / "afile" / "x"))
+    (tmp_path / "vnet.mindir").mkdir()
+    with pytest.raises(UserError, match="vnet.mindir: is a folder"):
+        export_checkpoint(checkpoint_path, str(tmp_path / "vnet"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["afile", "vnet.mindir"]

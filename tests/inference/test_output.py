@@ -97,6 +97,17 @@ def test_all_problems_come_before_any_result(data):
     assert not (data / "run" / "metrics.csv").exists()
 
 
+def test_missing_and_damaged_files_are_listed_together(data):
+    (data / "data" / "img" / "Case00.zraw").write_bytes(b"damaged")
+    write_split(data / "val.csv", ["Case00.mhd", "Case01.mhd", "Case77.mhd"])
+    (data / "data" / "gt" / "Case01_segmentation.mhd").unlink()
+    with pytest.raises(DataError) as caught:
+        evaluate(data, nothing())
+    problems = caught.value.problems
+    for case_id, text in (("Case01", "is missing"), ("Case77", "is missing"), ("Case00", "Case00.")):
+        assert any(problem.startswith(f"{case_id}: ") and text in problem for problem in problems), problems
+
+
 def test_cases_that_were_trained_on_are_named(data, caplog):
     evaluate(data, nothing(), save_predictions=False, train_names=["Case01.mhd", "Case07.mhd"])
     assert "1 of 2 cases are named like training cases (Case01.mhd)" in caplog.text

@@ -1,6 +1,7 @@
 """Prediction from files to files: formats, geometry, and inputs that are none."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from src.data.geometry import Geometry
 from src.errors import DataError, UserError
 from src.inference.volumes import find_volumes, predict_volumes
 from tests.data.helpers import OBLIQUE
-from tests.inference.helpers import GRID, MANAGER, bright, bright_volume, nothing
+from tests.inference.helpers import GRID, MANAGER, FunctionPredictor, bright, bright_volume, nothing
 
 TILTED = Geometry((30, 24, 18), (1.1, 1.3, 1.9), (-57.68, 82.36, -27.08), OBLIQUE.direction)
 
@@ -73,6 +74,75 @@ def test_good_volumes_are_written_and_all_problems_listed(tmp_path):
         assert text in str(caught.value)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good_test.mha", "report.html"]
     assert "not predicted" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Three good volumes in a folder."""
+    for name in ("a.mha", "b.mhd", "c.nii.gz"):
+        write_volume(tmp_path / "in" / name, bright_volume(GRID, (8, 9, 10))[0], GRID)
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("name", ["a_test.mha", "b_test.mhd", "c_test.nii.gz"])
+def test_mask_that_cannot_be_written_does_not_stop_the_others(three, tmp_path, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / name / "mine").write_text("x")
+    with pytest.raises(DataError) as caught:
+        predict(three, tmp_path / "out")
+    assert len(caught.value.problems) == 1
+    assert name in caught.value.problems[0]
+    wanted = {"a_test.mha", "b_test.mhd", "b_test.zraw", "c_test.nii.gz", "report.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == wanted - (
+        {"b_test.zraw"} if name == "b_test.mhd" else set())
+    assert [path.name for path in (tmp_path / "out" / name).iterdir()] == ["mine"]
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert report.count("<figure") == 2
+    assert "not predicted" in report
+
+
+@pytest.mark.parametrize(("error", "reason"), [
+    (OSError(28, "No space left on device", "x.tmp"), "No space left on device"),
+    (RuntimeError("Exception thrown in SimpleITK WriteImage:\nsitk::ERROR: cannot write"), "sitk::ERROR: cannot write"),
+    (UserError("b_test.mhd: disk is full; make room"), "b_test.mhd: disk is full; make room"),
+])
+def test_every_kind_of_write_failure_is_one_files_problem(three, tmp_path, monkeypatch, error, reason):
+    def write(path, *arguments):
+        if path.name == "b_test.mhd":
+            raise error
+        write_volume(path, *arguments)
+
+    monkeypatch.setattr("src.inference.volumes.write_volume", write)
+    with pytest.raises(DataError) as caught:
+        predict(three, tmp_path / "out")
+    (problem,) = caught.value.problems
+    assert reason in problem
+    assert "b_test.mhd" in problem
+    assert "\n" not in problem
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_test.mha", "c_test.nii.gz", "report.html"]
+
+
+def test_report_that_cannot_be_written_hides_no_other_problem(three, tmp_path):
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    (three / "flat.mha").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="flat.mha") as caught:
+        predict(three, tmp_path / "out")
+    assert len(caught.value.problems) == 2
+    assert "report.html cannot be written" in caught.value.problems[1]
+    assert (tmp_path / "out" / "c_test.nii.gz").is_file()
+
+
+def test_answer_that_is_not_finite_is_one_files_problem(three, tmp_path):
+    def second_is_nan(image):
+        return image > 1.0 if len(predictor.blocks) != 2 else np.full_like(image, np.nan)
+
+    predictor = FunctionPredictor(second_is_nan)
+    predictor.path = Path("best.ckpt")
+    with pytest.raises(DataError) as caught:
+        predict(three, tmp_path / "out", predictor)
+    (problem,) = caught.value.problems
+    assert problem.startswith("b.mhd: model best.ckpt gives a probability that is not finite in 32768 of 32768 voxels")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_test.mha", "c_test.nii.gz", "report.html"]
 
 
 def test_inputs_are_never_overwritten(tmp_path):

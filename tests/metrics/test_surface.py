@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -98,6 +99,47 @@ def test_random_blobs_against_brute_force(seed, spacing):
     assert prediction[0].any() and reference[-1].any(), "the blobs are meant to touch the border"
     found = values(surface_distances(prediction, reference, spacing))
     assert found == pytest.approx(reference_distances(prediction, reference, spacing), rel=1e-12)
+
+
+def itk_image(mask):
+    """Bring a mask to SimpleITK, with a voxel of background around it: beyond the border is outside."""
+    image = sitk.GetImageFromArray(np.pad(mask, 1).astype(np.uint8).transpose(2, 1, 0))
+    image.SetSpacing(SPACING)
+    return image
+
+
+def itk_hausdorff(first, second):
+    measure = sitk.HausdorffDistanceImageFilter()
+    measure.Execute(first, second)
+    return measure.GetHausdorffDistance()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_blobs_against_simpleitk(seed):
+    """SimpleITK measures between sets of voxels; given the two surfaces, found by itself, it has our definition.
+
+    On these blobs whole masks give the same: the point that lies furthest from the other mask is a surface point.
+    """
+    prediction, reference = blob(seed), blob(seed + 100)
+    found = surface_distances(prediction, reference, SPACING).hausdorff
+    images = [itk_image(mask) for mask in (prediction, reference)]
+    surfaces = [sitk.BinaryContour(image, fullyConnected=False, foregroundValue=1) for image in images]
+    assert found == pytest.approx(itk_hausdorff(*surfaces), rel=1e-4)
+    assert found == pytest.approx(itk_hausdorff(*images), rel=1e-4)
+
+
+def test_a_hole_is_where_voxel_sets_and_surfaces_differ():
+    """A box against itself with a voxel missing in the middle.
+
+    SimpleITK's filter on whole masks gives the missing voxel's way to its nearest neighbour, one voxel in x. Between
+    surfaces it is the hole's wall that counts, and how deep it lies below the outer surface: its 6 voxels lie beside
+    the middle, which is 4 voxels from the surface in x (2 mm), so those along y and z have 2 mm to go.
+    """
+    whole = box((1, 1, 1), (10, 10, 8), shape=(11, 11, 9))
+    hollow = whole.copy()
+    hollow[5, 5, 4] = False
+    assert itk_hausdorff(itk_image(hollow), itk_image(whole)) == pytest.approx(0.5)
+    assert surface_distances(hollow, whole, SPACING).hausdorff == pytest.approx(2.0)
 
 
 def test_order_of_the_masks_does_not_matter():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from src.metrics.cases import METRICS, evaluate_case, summarise
 from src.report.figures import overlay_png
-from src.report.html import duration, environment, png_size, write_report
+from src.report.html import duration, package_versions, png_size, write_report
 
 VOID = {"meta", "img", "source", "br", "link", "input"}
 EVIL = """<script>alert("x")</script>'&"""
@@ -204,6 +204,6 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_environment_names_what_is_installed():
-    versions = environment()
+def test_package_versions_name_what_is_installed():
+    versions = package_versions()
     assert versions["numpy"] == np.__version__ and versions["Python"].startswith("3.")

@@ -116,7 +116,7 @@ def test_start_after_a_kill_in_training_resumes(clone: Clone) -> None:
     done = clone.start()
     assert done.returncode == 0, done.stderr
     calls = clone.calls()
-    assert calls[0] == ["train.py", "--resume", "runs/quickstart"]
+    assert calls[0] == ["train.py", "--resume", "runs/quickstart", "--data_path", "data/sample"]
     assert [argv[0] for argv in calls] == STEPS
 
 

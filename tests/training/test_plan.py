@@ -44,10 +44,13 @@ def test_fold_takes_validation_from_the_training_split(data):
         plan_of(data, "fold=0", validation_split=str(data / "train.csv"))
 
 
-def test_a_case_in_both_splits_is_refused(data):
-    write_split(data / "val.csv", NAMES[7:])
-    with pytest.raises(UserError, match=r"1 cases are in both splits \(Case07.mhd\)"):
-        plan_of(data)
+def test_problems_of_both_splits_are_collected(data):
+    (data / "train.csv").write_text("Case00.mhd\nCase00.mhd\nCase07.mhd\n")
+    (data / "val.csv").write_text("../Case09.mhd\nCase07.mhd\n")
+    problems = "\n".join(plan_of(data).problems)
+    assert len(plan_of(data).problems) == 3
+    for part in ("Case00.mhd", "../Case09.mhd", "Case07.mhd: in the training and in the validation split"):
+        assert part in problems
 
 
 def test_missing_arguments_and_folders(data):
@@ -65,10 +68,15 @@ def test_a_saved_run_is_found_again_and_not_overwritten(data):
     plan = plan_of(data, "epochs=3", "fold=-1")
     plan.save({"device_target": "CPU"})
     again = resumed_plan(str(data / "run"))
+    assert len(again.commands) == 1
+    again.save({})
+    assert len(resumed_plan(str(data / "run")).commands) == 2
     assert again.resumed
     assert (again.recipe, again.train_names, again.validation_names, again.data_path) == (
         plan.recipe, plan.train_names, plan.validation_names, plan.data_path)
     assert resumed_plan(str(data / "run"), epochs=9).recipe.epochs == 9
+    with pytest.raises(UserError, match="--epochs 2: .* planned for 3 epochs"):
+        resumed_plan(str(data / "run"), epochs=2)
     with pytest.raises(UserError, match="holds a run already; continue it with --resume"):
         plan_of(data)
     with pytest.raises(UserError, match="no run to continue"):
@@ -84,8 +92,24 @@ def test_a_resumed_run_keeps_its_cases(data):
     path = data / "run" / "recipe.json"
     saved = json.loads(path.read_text())
     path.write_text(json.dumps({**saved, "train_names": NAMES[:7]}))
-    with pytest.raises(UserError, match="train_names were changed"):
+    with pytest.raises(UserError, match="were changed"):
         resumed_plan(str(data / "run"))
-    path.write_text("{")
-    with pytest.raises(UserError, match="not as a run writes it"):
+
+
+def test_data_may_move(data, monkeypatch):
+    plan_of(data).save({})
+    monkeypatch.chdir(data)
+    assert resumed_plan("run", data_path="data").data_path == data / "data"
+
+
+@pytest.mark.parametrize("damage", [
+    lambda saved: "{", lambda saved: "[1]", lambda saved: json.dumps({**saved, "recipe_name": "old"}),
+    lambda saved: json.dumps({**saved, "recipe": []}), lambda saved: json.dumps({**saved, "recipe": {"epoch": 3}}),
+    lambda saved: json.dumps({k: v for k, v in saved.items() if k != "data_path"}),
+    lambda saved: json.dumps({**saved, "train_names": None})])
+def test_a_damaged_plan_is_refused_by_its_path(data, damage):
+    plan_of(data).save({})
+    path = data / "run" / "recipe.json"
+    path.write_text(damage(json.loads(path.read_text())))
+    with pytest.raises(UserError, match=r"recipe\.json: not as a run writes it"):
         resumed_plan(str(data / "run"))

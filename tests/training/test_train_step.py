@@ -127,6 +127,33 @@ def test_without_scaling_an_overflowing_gradient_is_skipped_too():
     assert np.array_equal(values, [0.5, 0.0])
 
 
+def test_half_precision_keeps_fp32_weights_and_learns_the_same():
+    """O2 runs the layers in fp16; the weights stay fp32, and one scaled SGD step agrees to fp16's precision."""
+    class OneConv(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv3d(1, 2, 1, has_bias=False, weight_init=0.5)
+
+        def construct(self, x):
+            return self.conv(x)
+
+    updates = []
+    for level in ("O0", "O2"):
+        network = OneConv()
+        step = TrainStep(network, SquareLoss(), load_recipe(overrides=["optimizer=sgd", "weight_decay=0"]),
+                         Backend("CPU", amp_level=level, loss_scaling="dynamic"))
+        step.set_train()
+        # 1.1 is no fp16 number, so that rounding shows.
+        _, applied, *_ = step(Tensor(np.float32(1.1) * X), Tensor(LABEL), Tensor(0.1, ms.float32))
+        assert applied.asnumpy()
+        assert network.conv.weight.dtype == ms.float32
+        updates.append(network.conv.weight.asnumpy().ravel())
+    # Only the second output counts in the loss. Differences 0.55 and 1.1 - 3, gradient (0.55 * 1.1 - 1.9 * 2.2) / 2.
+    np.testing.assert_allclose(updates[0], [0.5, 0.5 + 0.1 * 1.7875], atol=1e-6)
+    np.testing.assert_allclose(updates[1], updates[0], atol=1e-3)
+    assert not np.array_equal(updates[0], updates[1])  # fp16 was really used
+
+
 def test_parameters_hold_all_that_a_checkpoint_needs():
     names = [p.name for p in make_step().get_parameters()]
     assert len(names) == len(set(names))

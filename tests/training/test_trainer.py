@@ -67,9 +67,16 @@ def test_a_loss_that_is_no_number_stops_with_step_and_cases(bad):
     assert trainer.state.epoch == 1
 
 
-def test_skipped_steps_are_counted():
+def test_skipped_steps_are_counted_and_named(caplog):
     trainer, _ = make_trainer(applied=False)
     assert trainer.fit().skipped_steps == 4
+    assert "step 3 (epoch 2), cases Case20: the gradients overflowed" in caplog.text
+
+
+def test_a_run_that_skips_every_step_stops():
+    trainer, _ = make_trainer("epochs=50", applied=False)
+    with pytest.raises(TrainingDiverged, match=r"step 30 \(epoch 15\), cases Case151: .* last 30 steps overflowed"):
+        trainer.fit()
 
 
 @pytest.mark.parametrize("other_rank_stops", [False, True])

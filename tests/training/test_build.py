@@ -1,0 +1,106 @@
+"""A trainer is wired as its recipe says, and goes on where its checkpoint was."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from src.backend import Backend
+from src.checkpoint import BEST_NAME, checkpoint_name, load_checkpoint, save_checkpoint
+from src.config import apply_overrides, load_recipe
+from src.errors import DataError, UserError
+from src.training.build import build_trainer, check_data
+from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, Validation
+from src.training.plan import RunPlan
+from src.training.trainer import TrainingState
+
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
+RECIPE = load_recipe(overrides=[
+    "base_channels=1", "VolSize=[16,16,16]", "dstRes=[3,3,3]", "batch_size=2", "epochs=8", "lr=0.25", "lr_ascend=0.5",
+    "val_every=3", "early_stopping=4", "save_every=2", "keep_checkpoint_max=5", "augment=true", "seed=11"])
+
+
+@pytest.fixture
+def plan(tmp_path) -> RunPlan:
+    return RunPlan(tmp_path / "run", "vnet_promise12", RECIPE, SAMPLE, ["Case00.mhd", "Case01.mhd", "Case02.mhd"],
+                   ["Case24.mhd"])
+
+
+def resumed(plan: RunPlan, state: dict, epochs: int = 8) -> RunPlan:
+    """Save a checkpoint of the plan's network with `state`, and return the plan of resuming it."""
+    step = build_trainer(plan, Backend("CPU")).step
+    step.network.input.conv.bias.set_data(Tensor(np.array([42.0], np.float32)))
+    for name in (checkpoint_name(state.get("epoch", 1), 2), BEST_NAME):
+        save_checkpoint(plan.checkpoint_folder / name, step, {**plan.checkpoint_state(), **state})
+    return replace(plan, resumed=True, recipe=apply_overrides(plan.recipe, {"epochs": epochs}))
+
+
+def test_every_setting_arrives(plan):
+    trainer = build_trainer(plan, Backend("CPU"))
+    assert (trainer.base_lr, trainer.total_steps) == (0.25, 16)
+    assert (trainer.loader.batch_size, trainer.loader.seed, trainer.loader.augmented) == (2, 11, True)
+    assert [type(callback) for callback in trainer.callbacks] == [LossLog, ProgressBar, Validation, History,
+                                                                 CheckpointSaver]
+    validation, saver = trainer.callbacks[2], trainer.callbacks[4]
+    assert (validation.every, validation.patience) == (3, 4)
+    assert (saver.every, saver.keep, saver.folder) == (2, 5, plan.run_dir / "ckpt")
+    assert saver.run_state["train_names"] == plan.train_names
+
+
+def test_another_rank_takes_its_share_and_writes_nothing(plan):
+    trainer = build_trainer(plan, Backend("Ascend", rank=1, world_size=1))
+    assert trainer.callbacks == []
+    assert trainer.base_lr == 0.5
+    assert trainer.loader.rank == 1
+
+
+def test_no_validation_cases_no_validation(plan):
+    trainer = build_trainer(replace(plan, validation_names=[]), Backend("CPU"))
+    assert Validation not in [type(callback) for callback in trainer.callbacks]
+
+
+def test_goes_on_where_the_checkpoint_was(plan):
+    state = TrainingState(epoch=3, step=6, skipped_steps=1, best_dice=0.5, best_epoch=3, stale_validations=2)
+    trainer = build_trainer(resumed(plan, state.to_dict()), Backend("CPU"))
+    assert trainer.state == state
+    assert trainer.step.network.input.conv.bias.asnumpy() == 42
+
+
+def test_a_run_stopped_early_goes_on_only_when_extended(plan):
+    state = TrainingState(epoch=3, step=6, best_dice=0.5, best_epoch=1, stale_validations=4, stopped_early=True)
+    assert build_trainer(resumed(plan, state.to_dict()), Backend("CPU")).finished
+    trainer = build_trainer(resumed(plan, state.to_dict(), epochs=9), Backend("CPU"))
+    assert not trainer.finished
+    assert trainer.state.stale_validations == 0
+
+
+def test_the_schedule_goes_by_epochs_when_their_length_changes(plan, caplog):
+    """Three epochs of one step (twice the ranks) become three epochs of two steps."""
+    trainer = build_trainer(resumed(plan, TrainingState(epoch=3, step=3).to_dict()), Backend("CPU"))
+    assert trainer.state.step == 6
+    assert "an epoch now has 2 steps, not 1" in caplog.text
+
+
+def test_a_lost_best_checkpoint_is_written_again(plan, caplog):
+    again = resumed(plan, TrainingState(epoch=3, step=6, best_dice=0.5, best_epoch=3).to_dict())
+    (plan.checkpoint_folder / BEST_NAME).unlink()
+    trainer = build_trainer(again, Backend("CPU"))
+    assert (trainer.state.best_dice, trainer.state.best_epoch) == (-1.0, 0)
+    assert "best.ckpt: no such file" in caplog.text
+
+
+def test_a_state_of_another_version_is_refused_by_name(plan):
+    again = resumed(plan, {"epoch": 3})
+    with pytest.raises(UserError, match=r"checkpoint_vnet-3_2\.ckpt: its training state lacks 'step'"):
+        build_trainer(again, Backend("CPU"))
+    assert load_checkpoint(plan.checkpoint_folder / BEST_NAME).state["epoch"] == 3
+
+
+def test_check_data_lists_the_problems_of_splits_files_and_cases(plan):
+    check_data(plan)
+    with pytest.raises(DataError) as caught:
+        check_data(replace(plan, train_names=["Case00.mhd", "Case77.mhd"], problems=("val.csv: Case01 twice",)))
+    assert caught.value.problems[0] == "val.csv: Case01 twice"
+    assert any("Case77.mhd is missing" in problem for problem in caught.value.problems)
