@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.backend import DEVICE_TARGETS, create_backend
+from src.arguments import add_device_arguments, add_recipe_arguments
+from src.backend import create_backend
 from src.config import read_changes
 from src.errors import entry_point
 from src.inference.output import evaluate_split, output_folders
@@ -14,8 +15,7 @@ from src.log import setup_logging
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
-    parser.add_argument("--dev_id", "--device_id", type=int, default=0)
+    add_device_arguments(parser, "--dev_id", "--device_id")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint to evaluate")
     parser.add_argument("--data_path", type=Path, required=True, help="folder that holds img/ and gt/")
     parser.add_argument("--eval_split_file_path", type=Path, required=True, help="one image file name a line")
@@ -23,9 +23,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="default: the checkpoint's run folder, else the recipe's dirResult and dirPredictionImage")
     parser.add_argument("--save_predictions", type=int, nargs="?", const=1, default=1, choices=(0, 1),
                         help="write the masks (default: 1)")
-    parser.add_argument("--config", help="JSON file of recipe keys to override; the rest is the checkpoint's own")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="recipe keys to override")
+    add_recipe_arguments(parser, "; the others are the checkpoint's own")
     return parser.parse_args(argv)
 
 

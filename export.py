@@ -8,7 +8,8 @@ import logging
 import sys
 from pathlib import Path
 
-from src.backend import DEVICE_TARGETS, create_backend
+from src.arguments import add_device_arguments, add_recipe_arguments
+from src.backend import create_backend
 from src.config import read_changes
 from src.errors import entry_point
 from src.inference.export import FORMATS, check_formats, export_checkpoint
@@ -23,14 +24,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--file_name", default="vnet", help="path and stem of the output (default: %(default)s)")
     parser.add_argument("--file_format", nargs="+", default=["MINDIR"], choices=FORMATS,
                         help="one or more; AIR on Ascend only (default: MINDIR)")
-    parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
-    parser.add_argument("--device_id", type=int, default=0)
+    add_device_arguments(parser)
     parser.add_argument("--batch_size", type=int, default=1, help="of the fixed input (default: %(default)s)")
     parser.add_argument("--data_path", type=Path, help="folder that holds img/, for the real case to compare on, whose "
                         "image goes into the bundle (default: the public data/sample)")
-    parser.add_argument("--config", help="JSON file of recipe keys to override; the rest is the checkpoint's own")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="recipe keys to override")
+    add_recipe_arguments(parser, "; the others are the checkpoint's own")
     return parser.parse_args(argv)
 
 

@@ -8,7 +8,8 @@ import logging
 import sys
 from pathlib import Path
 
-from src.backend import DEVICE_TARGETS, create_backend
+from src.arguments import add_device_arguments, add_recipe_arguments
+from src.backend import create_backend
 from src.config import plain, read_changes
 from src.data.data_manager import DataManager
 from src.errors import entry_point
@@ -28,11 +29,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--input", type=Path, required=True,
                         help="a MetaImage or NIfTI volume, or a folder of them (folders in it are not searched)")
     parser.add_argument("--output", type=Path, required=True, help="folder for STEM_test.SUFFIX and report.html")
-    parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
-    parser.add_argument("--device_id", type=int, default=0)
-    parser.add_argument("--config", help="with --ckpt_path: JSON file of recipe keys to override")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="with --ckpt_path: keys to override")
+    add_device_arguments(parser)
+    add_recipe_arguments(parser, "; with --ckpt_path only")
     args = parser.parse_args(argv)
     if args.bundle and (args.config or args.set):
         parser.error("--config and --set go with --ckpt_path: a bundle is sealed")

@@ -4,7 +4,8 @@ import argparse
 import logging
 import sys
 
-from src.backend import DEVICE_TARGETS, create_backend
+from src.arguments import add_device_arguments, add_recipe_arguments
+from src.backend import create_backend
 from src.config import DEFAULT_RECIPE, load_recipe
 from src.errors import UserError, entry_point
 from src.log import setup_logging
@@ -17,12 +18,9 @@ logger = logging.getLogger("train")
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", help=f"a name in src/config.py (default: {DEFAULT_RECIPE})")
-    parser.add_argument("--config", help="JSON file of recipe keys to override")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="recipe keys to override")
+    add_recipe_arguments(parser)
     parser.add_argument("--epochs", type=int, help="in place of the recipe's; with --resume, extends a run")
-    parser.add_argument("--device_target", default="CPU", choices=DEVICE_TARGETS)
-    parser.add_argument("--device_id", type=int, default=0)
+    add_device_arguments(parser)
     parser.add_argument("--run_distribute", type=int, default=0, choices=(0, 1))
     parser.add_argument("--device_num", type=int, default=1, help="number of ranks with --run_distribute 1")
     parser.add_argument("--data_path", help="folder that holds img/ and gt/")

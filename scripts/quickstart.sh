@@ -58,8 +58,7 @@ python eval.py --device_target CPU --ckpt_path "$run/ckpt/best.ckpt" --data_path
     --eval_split_file_path "$sample/val.csv" --save_predictions 1
 
 step "3/4 export"
-python export.py --device_target CPU --ckpt_file "$run/ckpt/best.ckpt" --file_name "$run/vnet" --file_format MINDIR \
-    --data_path "$sample"
+python export.py --device_target CPU --ckpt_file "$run/ckpt/best.ckpt" --file_name "$run/vnet" --file_format MINDIR
 
 step "4/4 predict a volume without a label"
 IFS=$',\r\n' read -r unseen _ <"$sample/unseen.csv" || [[ -n $unseen ]]
