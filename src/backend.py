@@ -76,7 +76,7 @@ def create_backend(device_target: str = "CPU", device_id: int = 0, distribute: b
     """
     recipe = recipe or {"amp_level": "O0", "loss_scaling": "off", "seed": 1}
     ms.set_context(mode=ms.GRAPH_MODE)
-    _set_device(device_target, device_id)
+    _set_device(device_target, _rank_device(device_id) if distribute else device_id)
     ms.set_seed(recipe["seed"])
     rank, world_size = _join_ranks(device_num) if distribute else (0, 1)
     amp_level, loss_scaling = _resolve_precision(device_target, recipe)
@@ -88,7 +88,16 @@ def base_learning_rate(backend: Backend, recipe: Mapping[str, Any]) -> float:
     return recipe["lr_ascend"] if backend.device_target == "Ascend" else recipe["lr"]
 
 
-def _set_device(device_target: str, device_id: int) -> None:
+def _rank_device(device_id: int) -> int | None:
+    """Return the card of this rank, by how it was started: mpirun, msrun, or with an HCCL rank table."""
+    if (local_rank := os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK")) is not None:
+        return int(local_rank)  # the place among the cards of CUDA_VISIBLE_DEVICES
+    if "MS_ROLE" in os.environ:
+        return None  # set by msrun, under which MindSpore's ranks share out the cards themselves
+    return device_id
+
+
+def _set_device(device_target: str, device_id: int | None) -> None:
     if device_target not in DEVICE_TARGETS:
         raise UserError(f"unknown device target {device_target!r}: expected one of {', '.join(DEVICE_TARGETS)}")
     try:

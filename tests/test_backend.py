@@ -52,6 +52,21 @@ def test_distributed_ranks(recorded):
     assert (backend.rank, backend.world_size, backend.is_main) == (1, 4, False)
 
 
+@pytest.mark.parametrize(("variables", "device"), [
+    ({"OMPI_COMM_WORLD_LOCAL_RANK": "3"}, 3),  # mpirun
+    ({"MS_ROLE": "MS_WORKER"}, None),  # msrun: MindSpore shares out the cards
+    ({}, 5)])  # rank table: the launcher says which
+def test_card_of_a_rank(recorded, monkeypatch, variables, device):
+    for name in ("OMPI_COMM_WORLD_LOCAL_RANK", "MS_ROLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    create_backend("GPU", 5, distribute=True, device_num=4)
+    assert recorded[0] == ("set_device", "GPU", device)
+    create_backend("GPU", 5)
+    assert recorded[-1] == ("set_device", "GPU", 5)
+
+
 def test_any_rank_sums_over_the_ranks(monkeypatch):
     assert (Backend("CPU").any_rank(True), Backend("CPU").any_rank(False)) == (True, False)
     monkeypatch.setattr(module.ops, "AllReduce", lambda op: lambda flags: flags + 1)  # another rank says yes
