@@ -41,10 +41,11 @@ def make_plan(args: argparse.Namespace) -> RunPlan:
         plan = new_plan(name, recipe, args.data_path, args.train_split_file_path, args.val_split_file_path,
                         args.run_dir)
         return with_epochs(plan, args.epochs)
+    plan = resumed_plan(args.resume, args.epochs, args.data_path, args.train_split_file_path)
     if args.set or args.config or args.recipe or args.run_dir or args.val_split_file_path:
-        raise UserError("--resume takes the run's own recipe, splits and folder; of these only --epochs and "
-                        "--data_path can be given with it")
-    return resumed_plan(args.resume, args.epochs, args.data_path, args.train_split_file_path)
+        raise UserError("--resume takes the run's own recipe, splits and folder: leave out --set, --config, --recipe, "
+                        "--run_dir and --val_split_file_path")
+    return plan
 
 
 @entry_point

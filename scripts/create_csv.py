@@ -32,6 +32,7 @@ def main() -> None:
 
     if arguments.data_path is None:
         names = [f"Case{number:02d}.mhd" for number in range(PROMISE12_CASES)]
+        print(f"cases: {names[0]} to {names[-1]} of PROMISE12; --data_path takes those of a folder")
     else:
         names = prostate.all_names(arguments.data_path)
     if arguments.fold is not None:

@@ -5,6 +5,8 @@ Ascend and GPU paths are written against the documented API and were not run her
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,8 @@ from mindspore import Tensor, communication, ops
 from src.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+_INTERRUPT_HANDLER = signal.getsignal(signal.SIGINT)
 
 DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
 
@@ -81,6 +85,15 @@ def create_backend(device_target: str = "CPU", device_id: int = 0, distribute: b
     rank, world_size = _join_ranks(device_num) if distribute else (0, 1)
     amp_level, loss_scaling = _resolve_precision(device_target, recipe)
     return Backend(device_target, device_id, rank, world_size, amp_level, loss_scaling)
+
+
+def restore_interrupt() -> None:
+    """Give Ctrl-C its meaning back: MindSpore's first run installs a handler that ends the process without a word.
+
+    What was there at start is put back, so a run in the background that ignored SIGINT goes on ignoring it.
+    """
+    if _INTERRUPT_HANDLER is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _INTERRUPT_HANDLER)
 
 
 def base_learning_rate(backend: Backend, recipe: Mapping[str, Any]) -> float:

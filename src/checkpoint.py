@@ -58,6 +58,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file; check the path")
+    if path.suffix in (".mindir", ".onnx", ".air"):
+        raise UserError(f"checkpoint {path}: is an exported model; predict from its bundle with predict.py --bundle, "
+                        "or name the .ckpt that it was exported from")
     if path.suffix != ".ckpt":
         raise UserError(f"checkpoint {path}: MindSpore reads checkpoints named *.ckpt only; rename the file, or name "
                         "the right one")

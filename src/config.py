@@ -72,6 +72,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "loss_scaling": ("auto", "off", "fixed", "dynamic"),
 }
 _TOO_LARGE = 2**31  # of any number: infinity included, NaN compares False; seeds and counts have to fit 32 bits
+_TYPE_NAMES = {bool: "true or false", int: "a whole number below 2^31", float: "a number", str: "a word"}
 _POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "keep_checkpoint_max", "loss_scale")
 _NOT_NEGATIVE = ("dropout", "lr", "lr_ascend", "weight_decay", "momentum", "warmup_step", "warmup_ratio",
                  "grad_clip", "val_every", "early_stopping", "seed")
@@ -171,8 +172,8 @@ def _checked_type(key: str, value: Any, present: Any) -> Any:
     else:
         fits = isinstance(value, type(present))
     if not fits:
-        expected = f"{len(present)} numbers" if isinstance(present, (list, tuple)) else type(present).__name__
-        raise UserError(f"recipe key {key!r}: found {value!r}, expected {expected} (such as {present!r})")
+        expected = _TYPE_NAMES.get(type(present)) or f"{len(present)} numbers in brackets, without spaces or quoted"
+        raise UserError(f"recipe key {key!r}: found {value!r}, expected {expected} (such as {json.dumps(present)})")
     return value
 
 

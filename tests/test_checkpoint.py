@@ -70,6 +70,9 @@ def test_nothing_readable_is_an_error_and_nothing_there_is_not(tmp_path):
         load_newest(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         load_checkpoint(tmp_path / "missing.ckpt")
+    (tmp_path / "vnet.mindir").write_bytes(b"x")
+    with pytest.raises(UserError, match="predict.py --bundle"):
+        load_checkpoint(tmp_path / "vnet.mindir")
     (tmp_path / "model.bin").write_bytes(b"x")
     with pytest.raises(UserError, match="rename the file"):
         load_checkpoint(tmp_path / "model.bin")

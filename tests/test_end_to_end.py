@@ -140,6 +140,21 @@ def test_killed_and_resumed_equals_uninterrupted(settings, finished_run):
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
+def test_ctrl_c_says_how_to_go_on(settings):
+    run_dir = settings / "interrupted"
+    process = subprocess.Popen(
+        command("train.py", *train_arguments(settings, run_dir)), cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+        # A background job ignores SIGINT, and its children inherit that; a person at a terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    wait_until(process, lambda: newest_epoch(run_dir) >= 1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "interrupted; files written so far are whole" in output
+    assert "Traceback" not in output
+
+
 def test_a_finished_run_says_so_and_can_be_extended(settings, finished_run):
     run_dir = settings / "extended"
     shutil.copytree(finished_run, run_dir)

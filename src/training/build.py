@@ -75,6 +75,8 @@ def _restore(plan: RunPlan, step: TrainStep, steps_per_epoch: int) -> TrainingSt
     """Load the newest checkpoint of a resumed run into `step` and return its state; a fresh one if there is none."""
     checkpoint = load_newest(plan.checkpoint_folder) if plan.resumed else None
     if checkpoint is None:
+        if plan.resumed:
+            logger.info("%s has no checkpoint yet: starting from the beginning", plan.run_dir)
         return TrainingState()
     load_parameters(checkpoint, step)
     try:
@@ -91,7 +93,7 @@ def _restore(plan: RunPlan, step: TrainStep, steps_per_epoch: int) -> TrainingSt
     if state.stopped_early and plan.recipe.epochs > planned_epochs:
         state.stopped_early, state.stale_validations = False, 0  # more epochs were asked for: go on
     _check_best(plan, state)
-    logger.info("resuming %s after epoch %d, step %d", plan.run_dir, state.epoch, state.step)
+    logger.info("%s: at its newest checkpoint, after epoch %d, step %d", plan.run_dir, state.epoch, state.step)
     return state
 
 

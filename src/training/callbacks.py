@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 class LossLog(Callback):
     """The two lines an epoch that MindSpore users know: loss of the last step, and times without validation."""
 
+    def on_train_begin(self, trainer: Trainer) -> None:
+        if not trainer.finished:
+            logger.info("compiling the network; this takes a while and counts into the first epoch's time")
+
     def on_epoch_end(self, trainer: Trainer, summary: EpochSummary) -> None:
         logger.info("epoch: %d step: %d, loss is %.7f", summary.epoch, summary.steps, summary.last_loss)
         milliseconds = 1000 * summary.seconds

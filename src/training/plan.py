@@ -85,6 +85,8 @@ def new_plan(recipe_name: str, recipe: EasyDict, data_path: str | None, train_sp
     if not data_path or not train_split:
         raise UserError("a new run needs --data_path (the folder with img/ and gt/) and --train_split_file_path")
     folder = Path(run_dir) if run_dir else _default_run_dir(recipe_name)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--run_dir {folder}: is a file, expected a folder or a new name")
     if (folder / _PLAN_NAME).exists():
         raise UserError(f"run folder {folder}: holds a run already; continue it with --resume {folder}, "
                         "or name another with --run_dir")

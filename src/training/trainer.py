@@ -10,6 +10,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor
 
+from src.backend import restore_interrupt
 from src.data.dataset import Batch, BatchLoader
 from src.errors import UserError
 from src.lr_schedule import learning_rate
@@ -168,6 +169,7 @@ class Trainer:
 
     def _train_batch(self, batch: Batch, rate: float, epoch: int) -> tuple[float, float]:
         outputs = self.step(Tensor(batch.image), Tensor(batch.label), Tensor(rate, ms.float32))
+        restore_interrupt()
         loss, applied, norm, _ = (value.asnumpy().item() for value in outputs)
         self.state.step += 1
         if not math.isfinite(loss):

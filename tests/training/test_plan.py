@@ -57,6 +57,9 @@ def test_missing_arguments_and_folders(data):
     recipe = load_recipe()
     with pytest.raises(UserError, match="needs --data_path"):
         new_plan("vnet_promise12", recipe, None, str(data / "train.csv"))
+    (data / "file").write_text("")
+    with pytest.raises(UserError, match="is a file, expected a folder"):
+        new_plan("vnet_promise12", recipe, str(data), str(data / "train.csv"), run_dir=str(data / "file"))
     with pytest.raises(UserError, match="no such folder"):
         new_plan("vnet_promise12", recipe, str(data / "nowhere"), str(data / "train.csv"))
     assert new_plan("vnet_promise12", recipe, str(data / "data"), str(data / "train.csv")).run_dir.match(
