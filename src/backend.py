@@ -15,6 +15,7 @@ import mindspore as ms
 from mindspore import Tensor, communication, ops
 
 from src.errors import UserError
+from src.ops.select import use_cpu_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Backend:
         device_target: Ascend, GPU or CPU.
         rank: this process's number, 0 to `world_size` - 1; only rank 0 writes.
         world_size: number of processes that train together.
-        amp_level: O0 (fp32), O2 or O3 (fp16).
+        amp_level: O0 (fp32), O2 or O3 (fp16), bf16 (activations stored in bf16 on the CPU kernels).
         loss_scaling: off, fixed or dynamic.
     """
 
@@ -84,6 +85,8 @@ def create_backend(device_target: str = "CPU", device_id: int = 0, distribute: b
     ms.set_seed(recipe["seed"])
     rank, world_size = _join_ranks(device_num) if distribute else (0, 1)
     amp_level, loss_scaling = _resolve_precision(device_target, recipe)
+    if device_target == "CPU":
+        _share_cores(distribute)
     return Backend(device_target, device_id, rank, world_size, amp_level, loss_scaling)
 
 
@@ -108,6 +111,18 @@ def _rank_device(device_id: int) -> int | None:
     if "MS_ROLE" in os.environ:
         return None  # set by msrun, under which MindSpore's ranks share out the cards themselves
     return device_id
+
+
+def _share_cores(distribute: bool) -> None:
+    """Give the cores to the CPU kernels: theirs is nearly all the work.
+
+    A thread a core, shared among the ranks of this machine, unless OMP_NUM_THREADS says otherwise.
+    """
+    cores = len(os.sched_getaffinity(0))
+    ranks = int(os.environ.get("MS_LOCAL_WORKER_NUM") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    use_cpu_kernels(int(threads) if threads.isdigit() and int(threads) > 0 else
+                    max(1, cores // ranks if distribute else cores))
 
 
 def _set_device(device_target: str, device_id: int | None) -> None:
@@ -143,10 +158,13 @@ def _resolve_precision(device_target: str, recipe: Mapping[str, Any]) -> tuple[s
     amp_level = recipe["amp_level"]
     if amp_level == "auto":
         amp_level = "O0" if device_target == "CPU" else "O2"
-    if device_target == "CPU" and amp_level != "O0":
-        # fp16 runs on CPU but gains nothing, so a recipe that asks for it was meant for another device.
-        raise UserError(f"recipe key 'amp_level': found {amp_level!r}, but CPU computes in fp32 only; use auto or O0")
+    # fp16 runs on CPU but gains nothing, so a recipe that asks for it was meant for another device.
+    allowed = ("O0", "bf16") if device_target == "CPU" else ("O0", "O2", "O3")
+    if amp_level not in allowed:
+        raise UserError(f"recipe key 'amp_level': found {amp_level!r}, expected on {device_target} auto or one of "
+                        f"{', '.join(allowed)}")
     loss_scaling = recipe["loss_scaling"]
     if loss_scaling == "auto":
-        loss_scaling = "off" if amp_level == "O0" else "dynamic"
+        # bf16 has the range of fp32: nothing underflows that would not in fp32.
+        loss_scaling = "dynamic" if amp_level in ("O2", "O3") else "off"
     return amp_level, loss_scaling

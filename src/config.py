@@ -48,7 +48,8 @@ vnet_cfg = EasyDict(
         "warmup_step": 120,
         "warmup_ratio": 0.3,
         "grad_clip": 0.0,  # largest global gradient norm; 0: no clipping
-        "amp_level": "auto",  # O0, O2, O3, or auto: O2 on Ascend and GPU, O0 on CPU
+        "amp_level": "auto",  # O0 (fp32), O2, O3 (fp16, Ascend and GPU), bf16 (CPU), or auto: O0 on CPU, else O2
+        "conv_algorithm": "auto",  # of the 5³ convolutions on CPU: winograd, direct, or auto: the faster one
         "loss_scaling": "auto",  # off, fixed, dynamic, or auto: dynamic with fp16, else off
         "loss_scale": 1024.0,
         "seed": 1,
@@ -68,7 +69,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("auto", "elu", "prelu"),
     "loss": ("dice", "dice_ce"),
     "optimizer": ("adam", "adamw", "sgd"),
-    "amp_level": ("auto", "O0", "O2", "O3"),
+    "amp_level": ("auto", "O0", "O2", "O3", "bf16"),
+    "conv_algorithm": ("auto", "winograd", "direct"),
     "loss_scaling": ("auto", "off", "fixed", "dynamic"),
 }
 _TOO_LARGE = 2**31  # of any number: infinity included, NaN compares False; seeds and counts have to fit 32 bits

@@ -83,6 +83,7 @@ def test_wrong_number_of_ranks(recorded):
 @pytest.mark.parametrize(("target", "overrides", "expected"), [
     ("CPU", [], ("O0", "off")),
     ("CPU", ["loss_scaling=fixed"], ("O0", "fixed")),
+    ("CPU", ["amp_level=bf16"], ("bf16", "off")),
     ("Ascend", [], ("O2", "dynamic")),
     ("GPU", ["amp_level=O3", "loss_scaling=fixed"], ("O3", "fixed")),
     ("GPU", ["amp_level=O0"], ("O0", "off")),
@@ -93,8 +94,10 @@ def test_precision(recorded, target, overrides, expected):
 
 
 def test_half_precision_is_refused_on_cpu():
-    with pytest.raises(UserError, match="CPU computes in fp32 only"):
+    with pytest.raises(UserError, match="found 'O2', expected on CPU auto or one of O0, bf16"):
         create_backend("CPU", recipe=load_recipe(overrides=["amp_level=O2"]))
+    with pytest.raises(UserError, match="found 'bf16', expected on Ascend auto or one of O0, O2, O3"):
+        module._resolve_precision("Ascend", load_recipe(overrides=["amp_level=bf16"]))
 
 
 def test_base_learning_rate_by_device():

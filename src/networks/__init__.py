@@ -7,15 +7,19 @@ from mindspore import nn
 
 from src.networks.probability import ForegroundProbability
 from src.networks.vnet import VNet
+from src.ops.select import UnitOptions, set_unit_options
 
 
 def build_network(recipe: Mapping[str, Any], rank: int = 0) -> nn.Cell:
     """Return the recipe's network with weights drawn from MindSpore's global seed.
 
     Args:
-        recipe: a checked recipe; `variant`, `activation`, `base_channels`, `dropout`, `out_kernel`, `seed` count.
+        recipe: a checked recipe; `variant`, `activation`, `base_channels`, `dropout`, `out_kernel`, `seed` count, and
+            on the CPU kernels `amp_level` and `conv_algorithm`.
         rank: makes the dropout masks of the ranks differ.
     """
+    set_unit_options(UnitOptions("bfloat16" if recipe["amp_level"] == "bf16" else "float32",
+                                 recipe["conv_algorithm"]))
     return VNet(variant=recipe["variant"], activation=recipe["activation"], base_channels=recipe["base_channels"],
                 dropout=recipe["dropout"], out_kernel=recipe["out_kernel"], seed=recipe["seed"] + 7919 * rank)
 

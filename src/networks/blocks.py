@@ -1,59 +1,40 @@
 """Pieces that the volumetric networks share."""
 
-import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from src import ops as layers
 
 
-class ChannelPReLU(nn.Cell):
-    """PReLU with one slope a channel (He et al. 2015): x where x > 0, slope * x elsewhere; any (N, C, ...) shape.
+class ResidualBlock(nn.Cell):
+    """act(units(dropout(x)) + x), with `count` 5³ convolutions at constant channels, each with norm and activation.
 
-    Written with ReLU, since MindSpore's own 5-D PReLU exports wrongly to ONNX.
+    Input and output (N, channels, X, Y, Z).
+
+    Args:
+        channels: of input and output.
+        count: of convolutions, 1 or more.
+        act: activation after each and after the sum, `elu` or `prelu`.
+        norm: batch norm after each convolution.
+        dropout: probability of a channel to be dropped on the way to the convolutions.
+        seed: of the dropout masks.
     """
 
-    def __init__(self, channels: int, slope: float = 0.25):
+    def __init__(self, channels: int, count: int, act: str, norm: bool, dropout: float = 0.0, seed: int = 0):
         super().__init__()
-        self.weight = Parameter(Tensor(np.full(channels, slope, np.float32)), name="weight")
+        self.dropout = layers.ChannelDropout(dropout, seed) if dropout else nn.Identity()
+        self.units = nn.CellList([layers.ConvUnit(channels, channels, 5, norm=norm, act=act)
+                                  for _ in range(count - 1)])
+        # A lone convolution finds the residual in its own input, which saves a pass over the volume backwards.
+        self.alone = count == 1 and not dropout
+        self.last = layers.ConvUnit(channels, channels, 5, norm=norm, act=act, residual_act=act,
+                                    residual="own" if self.alone else "given")
+        self.fork = layers.fork()
 
     def construct(self, x: Tensor) -> Tensor:
-        slope = self.weight.reshape((1, -1) + (1,) * (x.ndim - 2)).astype(x.dtype)
-        return ops.relu(x) - slope * ops.relu(-x)
-
-
-class ExportableELU(nn.Cell):
-    """ELU (Clevert et al. 2016) from operators that the ONNX exporter knows: relu(x) + exp(-relu(-x)) - 1."""
-
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.relu(x) + ops.exp(-ops.relu(-x)) - 1
-
-
-def activation(name: str, channels: int) -> nn.Cell:
-    """Return the activation `elu` or `prelu` for `channels` channels.
-
-    Raises:
-        ValueError: another name.
-    """
-    if name == "elu":
-        return nn.ELU()
-    if name == "prelu":
-        return ChannelPReLU(channels)
-    raise ValueError(f"activation: found {name!r}, expected elu or prelu")
-
-
-class ConvUnit(nn.Cell):
-    """A 5³ convolution at constant channels, batch norm (unless `norm` is False), activation."""
-
-    def __init__(self, channels: int, act: str, norm: bool):
-        super().__init__()
-        self.conv = layers.conv3d(channels, channels, 5)
-        self.norm = layers.batch_norm3d(channels) if norm else nn.Identity()
-        self.act = activation(act, channels)
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
-
-
-def conv_units(channels: int, count: int, act: str, norm: bool) -> nn.SequentialCell:
-    """Return `count` `ConvUnit`s in a row."""
-    return nn.SequentialCell(*(ConvUnit(channels, act, norm) for _ in range(count)))
+        if self.alone:
+            return self.last(x)
+        x, residual = self.fork(x)
+        x = self.dropout(x)
+        for unit in self.units:
+            x = unit(x)
+        return self.last(x, residual)

@@ -5,7 +5,7 @@ from typing import Any
 
 from mindspore import nn
 
-from src.networks.blocks import ExportableELU
+from src.ops.activation import ExportableELU
 
 
 def exportable(network: nn.Cell) -> nn.Cell:

@@ -3,10 +3,10 @@ Image Segmentation", 3DV 2016 (arXiv 1606.04797)."""
 
 from dataclasses import dataclass
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from src import ops as layers
-from src.networks.blocks import activation, conv_units
+from src.networks.blocks import ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -33,36 +33,17 @@ LAYOUTS = {
 STAGES = 4
 
 
-class InputTransition(nn.Cell):
-    """5³ convolution to `channels`, plus the single-channel input added to every one of them, activation."""
-
-    def __init__(self, channels: int, act: str, norm: bool):
-        super().__init__()
-        self.conv = layers.conv3d(1, channels, 5)
-        self.norm = layers.batch_norm3d(channels) if norm else nn.Identity()
-        self.act = activation(act, channels)
-
-    def construct(self, x: Tensor) -> Tensor:
-        # Broadcasting adds the input to each channel; tiling it first would store `channels` equal copies.
-        return self.act(self.norm(self.conv(x)) + x)
-
-
 class DownTransition(nn.Cell):
     """Halve the size by a 2³ convolution of stride 2, double the channels, then a residual block of `units` convs."""
 
     def __init__(self, in_channels: int, units: int, dropout: float, act: str, norm: bool, seed: int):
         super().__init__()
         channels = 2 * in_channels
-        self.down = layers.conv3d(in_channels, channels, 2, stride=2)
-        self.norm = layers.batch_norm3d(channels) if norm else nn.Identity()
-        self.act = activation(act, channels)
-        self.dropout = layers.ChannelDropout(dropout, seed) if dropout else nn.Identity()
-        self.units = conv_units(channels, units, act, norm)
-        self.out_act = activation(act, channels)
+        self.down = layers.ConvUnit(in_channels, channels, 2, stride=2, norm=norm, act=act)
+        self.block = ResidualBlock(channels, units, act, norm, dropout, seed)
 
     def construct(self, x: Tensor) -> Tensor:
-        down = self.act(self.norm(self.down(x)))
-        return self.out_act(self.units(self.dropout(down)) + down)
+        return self.block(self.down(x))
 
 
 class UpTransition(nn.Cell):
@@ -74,19 +55,18 @@ class UpTransition(nn.Cell):
     def __init__(self, in_channels: int, skip_channels: int, channels: int, units: int, dropout: float,
                  skip_dropout: float, act: str, norm: bool, seed: int):
         super().__init__()
-        upsampled = channels - skip_channels
         self.dropout = layers.ChannelDropout(dropout, seed) if dropout else nn.Identity()
+        self.drops_skip = skip_dropout > 0
         self.skip_dropout = layers.ChannelDropout(skip_dropout, seed + 1) if skip_dropout else nn.Identity()
-        self.up = layers.conv3d_transpose(in_channels, upsampled, 2, stride=2)
-        self.norm = layers.batch_norm3d(upsampled) if norm else nn.Identity()
-        self.act = activation(act, upsampled)
-        self.units = conv_units(channels, units, act, norm)
-        self.out_act = activation(act, channels)
+        self.up = layers.UpJoinUnit(in_channels, channels - skip_channels, skip_channels, norm=norm, act=act)
+        self.block = ResidualBlock(channels, units, act, norm)
 
     def construct(self, x: Tensor, skip: Tensor) -> Tensor:
-        up = self.act(self.norm(self.up(self.dropout(x))))
-        joined = ops.cat((up, self.skip_dropout(skip)), axis=1)
-        return self.out_act(self.units(joined) + joined)
+        x = self.dropout(x)
+        if self.drops_skip and self.training:
+            # The unit multiplies while it copies: no pass of its own over the volume.
+            return self.block(self.up(x, skip, self.skip_dropout.keep(skip)))
+        return self.block(self.up(x, skip))
 
 
 class OutputTransition(nn.Cell):
@@ -94,13 +74,8 @@ class OutputTransition(nn.Cell):
 
     def __init__(self, in_channels: int, classes: int, kernel_size: int, act: str, norm: bool, first_conv: bool):
         super().__init__()
-        first = []
-        if first_conv:
-            first = [layers.conv3d(in_channels, classes, 5)]
-            first += [layers.batch_norm3d(classes)] if norm else []
-            first += [activation(act, classes)]
-        self.first = nn.SequentialCell(*first) if first else nn.Identity()
-        self.last = layers.conv3d(classes if first_conv else in_channels, classes, kernel_size)
+        self.first = layers.ConvUnit(in_channels, classes, 5, norm=norm, act=act) if first_conv else nn.Identity()
+        self.last = layers.ConvUnit(classes if first_conv else in_channels, classes, kernel_size, norm=False)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.last(self.first(x))
@@ -132,7 +107,9 @@ class VNet(nn.Cell):
         layout = LAYOUTS[variant]
         act = layout.act if activation == "auto" else activation
         base = base_channels
-        self.input = InputTransition(base, act, layout.norm)
+        # The single-channel input is added to each of the first channels.
+        self.input = layers.ConvUnit(1, base, 5, norm=layout.norm, residual="image", residual_act=act)
+        self.forks = nn.CellList([layers.fork() for _ in range(STAGES)])
         self.downs = nn.CellList([
             DownTransition(base * 2**i, layout.down_units[i], dropout * layout.down_dropout[i], act, layout.norm,
                            seed=1000 * seed + 10 * i)
@@ -149,10 +126,12 @@ class VNet(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         if x.shape[2] % 16 != 0 or x.shape[3] % 16 != 0 or x.shape[4] % 16 != 0:
             raise ValueError(f"V-Net input of shape {x.shape}: every volume axis must be a multiple of 16")
-        skips = [self.input(x)]
-        for down in self.downs:
-            skips.append(down(skips[-1]))
-        x = skips[STAGES]
+        x = self.input(x)
+        skips = []
+        for i, down in enumerate(self.downs):
+            x, skip = self.forks[i](x)
+            skips.append(skip)
+            x = down(x)
         for i, up in enumerate(self.ups):
             x = up(x, skips[STAGES - 1 - i])
         return self.output(x)

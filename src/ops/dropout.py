@@ -8,6 +8,8 @@ parameter that goes into the checkpoint.
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
+from src.ops.volume import channels_of, per_channel
+
 _MODULUS = 2**31 - 1
 # Multipliers of full-period Lehmer generators modulo 2^31 - 1: Park and Miller (1988, 1993) and L'Ecuyer (1999).
 _MULTIPLIERS = (48271, 69621, 39373)
@@ -16,7 +18,8 @@ _MULTIPLIERS = (48271, 69621, 39373)
 class ChannelDropout(nn.Cell):
     """Zero whole channels with a probability and scale the others up; nothing at evaluation.
 
-    As `Dropout3d` in other frameworks (Tompson et al., 2015). Input and output (N, C, X, Y, Z).
+    As `Dropout3d` in other frameworks (Tompson et al., 2015). Input and output (N, C, X, Y, Z), in either layout
+    (see volume.py).
 
     Args:
         probability: of a channel to be zeroed, 0 <= probability < 1.
@@ -39,16 +42,22 @@ class ChannelDropout(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
             return x
-        samples, channels = x.shape[0], x.shape[1]
+        return x * per_channel(self.keep(x), x)
+
+    def keep(self, x: Tensor) -> Tensor:
+        """Return what the channels of `x` are to be multiplied by, (N, C) fp32, and count on to the next mask.
+
+        Only for training: at evaluation every channel is kept.
+        """
+        samples, channels = x.shape[0], channels_of(x)
         index = ops.arange(0, samples * channels).astype(ms.int64)
         # Squaring breaks the lattice that a purely linear recurrence leaves between neighbouring channels;
         # all products stay below 2^63, so int64 never wraps and every device draws the same mask.
         value = (index * _MULTIPLIERS[0] + self.counter * _MULTIPLIERS[1] + self.seed) % _MODULUS
         for multiplier in _MULTIPLIERS:
             value = ((value * value) % _MODULUS * multiplier + self.seed) % _MODULUS
-        keep = (value >= self.threshold).astype(x.dtype) * self.scale
         ops.assign_add(self.counter, Tensor(1, ms.int64))
-        return x * keep.reshape(samples, channels, 1, 1, 1)
+        return ((value >= self.threshold).astype(ms.float32) * self.scale).reshape(samples, channels)
 
 
 def _scramble_int(seed: int) -> int:

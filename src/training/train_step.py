@@ -7,7 +7,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops
 
 from src.backend import Backend
-from src.training.optimizer import build_optimizer, decays
+from src.training.optimizer import build_optimizer
+from src.training.update import build_update
 
 _GROWTH_INTERVAL = 2000  # overflow-free steps before a dynamic scale doubles (Micikevicius et al. 2018)
 _LARGEST_SCALE = 2.0**24
@@ -31,7 +32,7 @@ class TrainStep(nn.Cell):
     def __init__(self, network: nn.Cell, loss: nn.Cell, recipe: Mapping[str, Any], backend: Backend):
         super().__init__(auto_prefix=False)
         self.network = network
-        if backend.amp_level != "O0":
+        if backend.amp_level in ("O2", "O3"):
             self.network = amp.auto_mixed_precision(network, backend.amp_level)
         self.optimizer = build_optimizer(recipe, network)
         self.parameters = self.optimizer.parameters
@@ -40,32 +41,16 @@ class TrainStep(nn.Cell):
         scale = recipe["loss_scale"] if self.scaling else 1.0
         self.loss_scale = Parameter(Tensor(scale, ms.float32), name="loss_scale", requires_grad=False)
         self.good_steps = Parameter(Tensor(0, ms.int32), name="good_steps", requires_grad=False)
-        self.clip_norm = recipe["grad_clip"]
-        self.decay = recipe["weight_decay"] if recipe["optimizer"] == "adamw" else 0.0
-        self.decayed = tuple(p for p in self.parameters if decays(p))
+        self.update = build_update(self.optimizer, recipe, self.scaling)
         self.reducer = nn.DistributedGradReducer(self.parameters) if backend.world_size > 1 else nn.Identity()
         self.forward = _ScaledLoss(self.network, loss)
         self.value_and_grad = ops.value_and_grad(self.forward, None, self.parameters, has_aux=True)
-        self.map = ops.HyperMap()
 
     def construct(self, image: Tensor, label: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        ops.assign(self.optimizer.learning_rate, rate)
         scale = self.loss_scale + 0.0  # a copy: the parameter may change below
         (_, loss), gradients = self.value_and_grad(image, label, scale)
-        if self.scaling:
-            gradients = self.map(ops.partial(_multiply, 1.0 / scale), gradients)
-        gradients = self.reducer(gradients)
-        norm = ops.sqrt(ops.addn(self.map(_squared_sum, gradients)))
-        # After the all-reduce every rank sees the same gradients, so all skip or none; the norm is finite only
-        # if every gradient is.
-        finite = ops.isfinite(norm)
-        if finite:
-            if self.clip_norm > 0:
-                shrink = ops.minimum(self.clip_norm / (norm + 1e-6), Tensor(1.0, ms.float32))
-                gradients = self.map(ops.partial(_multiply, shrink), gradients)
-            if self.decay > 0:
-                self.map(ops.partial(_decay, 1.0 - rate * self.decay), self.decayed)
-            self.optimizer(gradients)
+        # After the all-reduce every rank sees the same gradients, so all skip the update or none.
+        norm, finite = self.update(self.reducer(gradients), rate, scale)
         if self.dynamic:
             self._adjust_scale(finite)
         return loss, finite, norm, scale
@@ -93,15 +78,3 @@ class _ScaledLoss(nn.Cell):
     def construct(self, image: Tensor, label: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         loss = self.loss(self.network(image), label)
         return loss * scale, loss
-
-
-def _multiply(factor: Tensor, gradient: Tensor) -> Tensor:
-    return gradient * factor.astype(gradient.dtype)
-
-
-def _squared_sum(gradient: Tensor) -> Tensor:
-    return ops.reduce_sum(ops.square(gradient.astype("float32")))
-
-
-def _decay(factor: Tensor, parameter: Parameter) -> Tensor:
-    return ops.assign(parameter, parameter * factor)

@@ -13,7 +13,7 @@ from src.errors import UserError
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor, recipe_of
 from src.losses import build_loss
 from src.networks import build_network
-from src.ops import ChannelDropout, batch_norm3d, conv3d
+from src.ops import ChannelDropout, ConvUnit
 from src.training.train_step import TrainStep
 from tests.inference.conftest import OVERRIDES
 
@@ -48,7 +48,7 @@ def test_mode_is_restored(predictor, training, tmp_path, monkeypatch):
 
 def test_training_and_validation_compile_once_each(backend):
     # A network of two layers with all that acts differently in training, since a V-Net takes long to compile.
-    network = nn.SequentialCell(conv3d(1, 4, 5), batch_norm3d(4), nn.ELU(), ChannelDropout(0.5, 1), conv3d(4, 2, 1))
+    network = nn.SequentialCell(ConvUnit(1, 4, 5, act="elu"), ChannelDropout(0.5, 1), ConvUnit(4, 2, 1, norm=False))
     step = TrainStep(network, build_loss("dice"), load_recipe(), backend)
     predictor = NetworkPredictor(network)
     image = block()[:16, :16, :16]

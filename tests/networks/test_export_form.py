@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.networks.blocks import ExportableELU
+from src.ops.activation import ExportableELU
 from src.networks.export_form import exportable
 
 

@@ -7,8 +7,8 @@ from mindspore import Tensor, nn, ops
 
 from src.config import load_recipe
 from src.networks import ForegroundProbability, VNet, build_network
-from src.networks.blocks import ChannelPReLU
 from src.ops import ChannelDropout
+from src.ops.activation import ChannelPReLU
 
 
 def count(network: nn.Cell) -> int:

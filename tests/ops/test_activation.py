@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.networks.blocks import ChannelPReLU, ExportableELU, activation
+from src.ops.activation import ChannelPReLU, ExportableELU, activation
 
 
 def test_prelu_has_a_slope_per_channel():
@@ -23,5 +23,5 @@ def test_exportable_elu_equals_elu():
 
 
 def test_unknown_activation():
-    with pytest.raises(ValueError, match="expected elu or prelu"):
+    with pytest.raises(ValueError, match="expected one of none, elu, prelu"):
         activation("relu", 1)

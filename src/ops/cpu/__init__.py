@@ -1,0 +1,1 @@
+"""The CPU kernels: C++ sources, how they are built, and how they are loaded."""

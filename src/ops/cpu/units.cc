@@ -1,0 +1,313 @@
+// A unit of the network as one custom operator, forward and backward: convolution, batch norm, activation, residual
+// sum, second activation. What lies between them never leaves this file: the gradient at the convolution's output
+// lives in scratch memory, and the activations' derivatives are recomputed from the convolution's result.
+//
+#include <cmath>
+#include <stdexcept>
+
+#include "batch_norm.h"
+#include "entry.h"
+#include "winograd_rule.h"
+
+extern "C" int VnetHasOneDnn();
+
+namespace vnet {
+
+namespace {
+
+enum Kind { kSame = 0, kDown = 1, kUp = 2, kInput = 3, kOutput = 4 };
+enum ResidualKind { kNone = 0, kGiven = 1, kOwn = 2, kImage = 3 };  // kOwn: the unit's own input
+
+// The `config` tensor, int64; src/ops/unit.py writes it.
+struct Config {
+  Kind kind;
+  int64_t kernel;
+  bool norm;
+  Act act, act2;
+  ResidualKind residual;
+  bool joined;        // out holds a second volume behind the unit's own (kUp)
+  int64_t algorithm;  // 0: by rule, 1: direct, 2: Winograd, F222 to F444 by rule
+};
+
+Config read_config(const Call& call) {
+  const int64_t* v = call.get<int64_t>(0);
+  return {static_cast<Kind>(v[0]), v[1], v[2] != 0, static_cast<Act>(v[3]), static_cast<Act>(v[4]),
+          static_cast<ResidualKind>(v[5]), v[6] != 0, v[7]};
+}
+
+Shape shape_of(const Call& call, int i) {
+  const int64_t* s = call.shapes[i];
+  return call.ranks[i] == 6 ? Shape{s[0], s[1] * kLanes, s[2], s[3], s[4]} : Shape{s[0], s[1], s[2], s[3], s[4]};
+}
+
+Tiling tiling_for(const Config& config, Shape in, int64_t channels, Direction direction) {
+  if (config.algorithm == 1) return Tiling::direct;
+  Tiling tiling = choose_tiling(in, channels, direction);
+  bool winograd = config.algorithm == 2 || VnetHasOneDnn() != 1;  // the direct kernels are oneDNN's
+  return winograd && tiling == Tiling::direct ? Tiling::f222 : tiling;
+}
+
+template <class T>
+void convolve(const Config& config, Shape in, int64_t channels, const void* x, const float* weight, T* y,
+              const Epilogue<T>& epilogue) {
+  Timer timer(Category::convolution);
+  const T* blocked = static_cast<const T*>(x);
+  switch (config.kind) {
+    case kSame: {
+      Tiling tiling = tiling_for(config, in, channels, Direction::forward);
+      if (tiling == Tiling::direct) return direct_forward<T>(in, channels, 5, blocked, weight, y, epilogue);
+      return winograd_forward<T>(in, channels, blocked, weight, y, epilogue, tiling);
+    }
+    case kDown:
+      return down_forward<T>(in, channels, blocked, weight, y, epilogue);
+    case kUp:
+      return up_forward<T>(in, channels, blocked, weight, y, epilogue);
+    case kInput:
+      return input_forward<T>(in, channels, static_cast<const float*>(x), weight, y, epilogue);
+    default:
+      throw std::invalid_argument("unit of unknown kind");
+  }
+}
+
+template <class T>
+void convolve_backward(const Config& config, Shape in, int64_t channels, const void* x, const float* weight,
+                       const T* dy, T* dx, const T* add, float* dweight) {
+  Timer timer(Category::convolution);
+  const T* blocked = static_cast<const T*>(x);
+  switch (config.kind) {
+    case kSame: {
+      Tiling tiling = tiling_for(config, in, channels, Direction::backward_weights);
+      if (tiling == Tiling::direct)
+        direct_backward_weights<T>(in, channels, 5, blocked, dy, dweight);
+      else
+        winograd_backward_weights<T>(in, channels, blocked, dy, dweight, tiling);
+      tiling = tiling_for(config, in, channels, Direction::backward_data);
+      if (tiling == Tiling::direct)
+        direct_backward_data<T>(in, channels, 5, dy, weight, dx, add);
+      else
+        winograd_backward_data<T>(in, channels, dy, weight, dx, add, tiling);
+      return;
+    }
+    case kDown:
+      down_backward_weights<T>(in, channels, blocked, dy, dweight);
+      return down_backward_data<T>(in, channels, dy, weight, dx, add);
+    case kUp:
+      up_backward_weights<T>(in, channels, blocked, dy, dweight);
+      return up_backward_data<T>(in, channels, dy, weight, dx, add);
+    case kInput:
+      return input_backward_weights<T>(in, channels, static_cast<const float*>(x), dy, dweight);
+    default:
+      throw std::invalid_argument("unit of unknown kind");
+  }
+}
+
+// Order of the tensors; the forward's inputs come first in all three operators.
+enum ForwardInput { iConfig, iConstants, iX, iResidual, iKeep, iWeight, iBias, iGamma, iBeta, iMean, iVariance, iSlope,
+                    iSlope2, iForwardCount };
+
+template <class T>
+void set_tail(const Call& call, const Config& config, const void* residual, const float* slope, const float* slope2,
+              Finish<T>& finish) {
+  (void)call;
+  finish.act = config.act;
+  finish.act2 = config.act2;
+  finish.slope = slope;
+  finish.slope2 = slope2;
+  if (config.residual == kImage)
+    finish.broadcast = static_cast<const float*>(residual);
+  else if (config.residual != kNone)
+    finish.residual = static_cast<const T*>(residual);
+}
+
+template <class T>
+void unit_forward(const Call& call) {
+  Config config = read_config(call);
+  const float* eps_momentum = call.get<float>(iConstants);
+  Shape in = shape_of(call, iX);
+  int iY = iForwardCount, iOut = iY + 1, iStats = iY + 2;
+  Shape out = shape_of(call, iY);
+  int64_t channels = out.c;
+  Constants constants(channels);
+  double* sums = config.norm ? constants.doubles(2) : nullptr;
+  float *scale = constants.floats(), *shift = constants.floats();
+  const float *bias = call.get<float>(iBias), *weight = call.get<float>(iWeight);
+
+  if (config.kind == kOutput) {
+    Timer timer(Category::convolution);
+    output_forward<T>(in, channels, config.kernel, call.get<T>(iX), weight, bias, call.get<float>(iY), sums);
+  } else {
+    Epilogue<T> epilogue;
+    epilogue.shift = bias;
+    epilogue.sums = sums;
+    convolve<T>(config, in, channels, call.data[iX], weight, call.get<T>(iY), epilogue);
+  }
+  Timer timer(Category::pointwise);
+  if (config.norm) {
+    float* stats = call.get<float>(iStats);
+    batch_statistics(channels, static_cast<double>(out.n * out.voxels()), sums, eps_momentum[0], eps_momentum[1],
+                     stats, call.get<float>(iMean), call.get<float>(iVariance));
+    scale_and_shift(channels, stats, stats + channels, call.get<float>(iGamma), call.get<float>(iBeta), scale, shift);
+  }
+  const float *slope = call.get<float>(iSlope), *slope2 = call.get<float>(iSlope2);
+  if (config.kind == kOutput) {
+    Finish<float> finish;
+    set_tail(call, config, nullptr, slope, slope2, finish);
+    if (config.norm) finish.scale = scale, finish.shift = shift;
+    return plain_finish_forward(out, call.get<float>(iY), finish, call.get<float>(iOut));
+  }
+  Finish<T> finish;
+  const void* residual = config.residual == kOwn ? call.data[iX] : call.data[iResidual];
+  set_tail(call, config, config.joined ? nullptr : residual, slope, slope2, finish);
+  if (config.norm) finish.scale = scale, finish.shift = shift;
+  int64_t out_blocks = call.dim(iOut, 1);
+  finish_forward<T>(out, call.get<T>(iY), finish, call.get<T>(iOut), out_blocks);
+  if (config.joined) {
+    const float* keep = call.size(iKeep) > 1 ? call.get<float>(iKeep) : nullptr;
+    join<T>(shape_of(call, iResidual), call.get<T>(iResidual), keep, call.get<T>(iOut), out_blocks);
+  }
+}
+
+template <class T>
+void unit_inference(const Call& call) {
+  Config config = read_config(call);
+  float epsilon = call.get<float>(iConstants)[0];
+  Shape in = shape_of(call, iX);
+  int iOut = iForwardCount;
+  int64_t channels = config.kind == kUp ? call.dim(iWeight, 1) : call.dim(iWeight, 0);
+  Constants constants(channels);
+  float *scale = constants.floats(), *shift = constants.floats(), *inverse = constants.floats();
+  const float *bias = call.get<float>(iBias), *weight = call.get<float>(iWeight);
+  if (config.norm) {
+    const float* variance = call.get<float>(iVariance);
+    for (int64_t c = 0; c < channels; ++c) inverse[c] = 1.0f / std::sqrt(variance[c] + epsilon);
+    scale_and_shift(channels, call.get<float>(iMean), inverse, call.get<float>(iGamma), call.get<float>(iBeta), scale,
+                    shift);
+    for (int64_t c = 0; c < channels; ++c) shift[c] += bias[c] * scale[c];
+  }
+  const float *slope = call.get<float>(iSlope), *slope2 = call.get<float>(iSlope2);
+  if (config.kind == kOutput) {
+    float* out = call.get<float>(iOut);
+    {
+      Timer timer(Category::convolution);
+      output_forward<T>(in, channels, config.kernel, call.get<T>(iX), weight, config.norm ? nullptr : bias, out,
+                        nullptr);
+    }
+    Timer timer(Category::pointwise);
+    Finish<float> finish;
+    set_tail(call, config, nullptr, slope, slope2, finish);
+    if (config.norm) finish.scale = scale, finish.shift = shift;
+    return plain_finish_forward(shape_of(call, iOut), out, finish, out);
+  }
+  Epilogue<T> epilogue;
+  const void* residual = config.residual == kOwn ? call.data[iX] : call.data[iResidual];
+  set_tail(call, config, config.joined ? nullptr : residual, slope, slope2, epilogue);
+  epilogue.scale = config.norm ? scale : nullptr;
+  epilogue.shift = config.norm ? shift : bias;
+  T* out = call.get<T>(iOut);
+  if (!config.joined) return convolve<T>(config, in, channels, call.data[iX], weight, out, epilogue);
+  // The unit's part of a joined volume is contiguous within one sample only.
+  Shape skip = shape_of(call, iResidual), one = in;
+  int64_t sample = call.dim(iOut, 1) * kLanes * skip.voxels();
+  one.n = 1;
+  for (int64_t n = 0; n < in.n; ++n)
+    convolve<T>(config, one, channels, call.get<T>(iX) + n * in.c * in.voxels(), weight, out + n * sample, epilogue);
+  Timer timer(Category::pointwise);
+  join<T>(skip, call.get<T>(iResidual), call.size(iKeep) > 1 ? call.get<float>(iKeep) : nullptr, out,
+          call.dim(iOut, 1));
+}
+
+enum BackwardInput { bConfig, bDout, bX, bResidual, bKeep, bWeight, bY, bStats, bGamma, bBeta, bSlope, bSlope2,
+                     bDx, bDresidual, bDweight, bDbias, bDgamma, bDbeta, bDslope, bDslope2 };
+
+template <class T>
+void unit_backward(const Call& call) {
+  Config config = read_config(call);
+  Shape in = shape_of(call, bX), out = shape_of(call, bY);
+  int64_t channels = out.c;
+  Constants constants(channels);
+  double* sums = constants.doubles(2);
+  float *scale = constants.floats(), *shift = constants.floats(), *a = constants.floats(), *b = constants.floats(),
+        *c = constants.floats();
+  const float *stats = call.get<float>(bStats), *weight = call.get<float>(bWeight);
+  const float *slope = call.get<float>(bSlope), *slope2 = call.get<float>(bSlope2);
+  float* dslope = config.act == Act::prelu ? call.get<float>(bDslope) : nullptr;
+  float* dslope2 = config.act2 == Act::prelu ? call.get<float>(bDslope2) : nullptr;
+  double count = static_cast<double>(out.n * out.voxels());
+  if (config.norm)
+    scale_and_shift(channels, stats, stats + channels, call.get<float>(bGamma), call.get<float>(bBeta), scale, shift);
+  float* dbias = call.get<float>(bDbias);
+  auto after_sums = [&] {
+    for (int64_t i = 0; i < channels; ++i) {
+      // Batch norm takes the bias out again: its gradient is zero, not merely small.
+      dbias[i] = config.norm ? 0.0f : static_cast<float>(sums[i]);
+      a[i] = 1, b[i] = 0, c[i] = 0;
+    }
+    if (config.norm)
+      normalisation_gradients(channels, count, sums, stats, scale, call.get<float>(bDgamma), call.get<float>(bDbeta),
+                              a, b, c);
+  };
+
+  if (config.kind == kOutput) {
+    Finish<float> finish;
+    set_tail(call, config, nullptr, slope, slope2, finish);
+    if (config.norm) finish.scale = scale, finish.shift = shift;
+    const float *dout = call.get<float>(bDout), *y = call.get<float>(bY);
+    float* dy = scratch(Slot::unit, static_cast<size_t>(out.n * out.c * out.voxels()));
+    {
+      Timer timer(Category::pointwise);
+      plain_finish_backward_sums(out, dout, y, finish, sums, dslope);
+      after_sums();
+      plain_finish_backward_data(out, dout, y, finish, a, b, c, dy);
+    }
+    Timer timer(Category::convolution);
+    output_backward_weights<T>(in, channels, config.kernel, call.get<T>(bX), dy, call.get<float>(bDweight));
+    output_backward_data<T>(in, channels, config.kernel, dy, weight, call.get<T>(bDx));
+    return;
+  }
+  Finish<T> finish;
+  const void* residual = config.residual == kOwn ? call.data[bX] : call.data[bResidual];
+  set_tail(call, config, config.joined ? nullptr : residual, slope, slope2, finish);
+  if (config.norm) finish.scale = scale, finish.shift = shift;
+  const T *dout = call.get<T>(bDout), *y = call.get<T>(bY);
+  T* dx = config.kind == kInput ? nullptr : call.get<T>(bDx);
+  T* dresidual = config.residual == kOwn ? dx : config.residual == kGiven ? call.get<T>(bDresidual) : nullptr;
+  if (config.joined) dresidual = nullptr;
+  int64_t dout_blocks = call.dim(bDout, 1);
+  T* dy = reinterpret_cast<T*>(scratch(Slot::unit, static_cast<size_t>(out.n * out.c * out.voxels())));
+  {
+    Timer timer(Category::pointwise);
+    finish_backward_sums<T>(out, dout, dout_blocks, y, finish, sums, dslope, dslope2, dresidual);
+    after_sums();
+    if (dresidual != nullptr) {
+      // What came out as the residual's gradient is the one before the sum: neither has to be found again.
+      finish.residual = nullptr;
+      finish.act2 = Act::none;
+      finish_backward_data<T>(out, dresidual, out.blocks(), y, finish, a, b, c, dy);
+    } else {
+      finish_backward_data<T>(out, dout, dout_blocks, y, finish, a, b, c, dy);
+    }
+    if (config.joined) {
+      const float* keep = call.size(bKeep) > 1 ? call.get<float>(bKeep) : nullptr;
+      split<T>(shape_of(call, bResidual), dout, dout_blocks, keep, call.get<T>(bDresidual));
+    }
+  }
+  convolve_backward<T>(config, in, channels, call.data[bX], weight, dy, dx, config.residual == kOwn ? dx : nullptr,
+                       call.get<float>(bDweight));
+}
+
+}  // namespace
+
+}  // namespace vnet
+
+VNET_ENTRY(UnitForward) {
+  bool half = call.is_bf16(vnet::iX) || call.is_bf16(vnet::iForwardCount);
+  half ? vnet::unit_forward<vnet::bf16>(call) : vnet::unit_forward<float>(call);
+}
+VNET_ENTRY(UnitInference) {
+  bool half = call.is_bf16(vnet::iX) || call.is_bf16(vnet::iForwardCount);
+  half ? vnet::unit_inference<vnet::bf16>(call) : vnet::unit_inference<float>(call);
+}
+VNET_ENTRY(UnitBackward) {
+  bool half = call.is_bf16(vnet::bX) || call.is_bf16(vnet::bY);
+  half ? vnet::unit_backward<vnet::bf16>(call) : vnet::unit_backward<float>(call);
+}

@@ -1,0 +1,130 @@
+"""Convolution, batch norm, activation and residual sum as one cell: one kernel of ours on CPU, stock cells elsewhere."""
+
+from mindspore import Tensor, nn, ops
+
+from src.ops import select
+from src.ops.activation import activation
+from src.ops.conv import Conv3d, Conv3dTranspose
+from src.ops.cpu.unit_op import LANES, UnitForm, UnitOp
+from src.ops.volume import Layout, per_channel
+
+_MOST_OUTPUT_CHANNELS = 8  # that the kernel of the `output` form takes
+
+
+class ConvUnit(nn.Cell):
+    """residual_act(act(norm(conv(x))) + residual): same size at stride 1, half or double at stride 2.
+
+    Parameters are those of its cells `conv`, `norm`, `act` and `residual_act`, whichever kernels compute: a
+    checkpoint moves between back ends. Weights are drawn as He et al. 2015, "Delving deep into rectifiers".
+
+    Input: a volume (N, in_channels, X, Y, Z), in either layout (see volume.py), and the residual where it is
+    `given`. Output: (N, out_channels, X', Y', Z').
+
+    Args:
+        kernel_size: edge of the kernel; odd at stride 1, equal to the stride otherwise.
+        stride: 1, or 2 without overlap.
+        transposed: multiply the size by the stride in place of dividing it.
+        norm: batch norm after the convolution.
+        act: activation after it, one of `activation.ACTIVATIONS`.
+        residual: `none`; `given` with each call; `own`, the input x itself; `image`, a plain volume of one channel
+            that is the unit's input and is added to each channel.
+        residual_act: activation after the sum.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *,
+                 transposed: bool = False, norm: bool = True, act: str = "none", residual: str = "none",
+                 residual_act: str = "none", skip_channels: int = 0):
+        super().__init__()
+        padding = kernel_size // 2 if stride == 1 else 0
+        convolution = Conv3dTranspose if transposed else Conv3d
+        self.conv = convolution(in_channels, out_channels, kernel_size, stride, pad_mode="pad", padding=padding,
+                                has_bias=True, weight_init="he_normal", bias_init="zeros")
+        self.norm = nn.BatchNorm3d(out_channels) if norm else nn.Identity()
+        self.act = activation(act, out_channels)
+        self.residual_act = activation(residual_act, out_channels)
+        self.residual = residual
+        self.has_norm, self.learned_act, self.learned_residual_act = norm, act == "prelu", residual_act == "prelu"
+        self.fused = None
+        kernels = select.kernels()
+        if kernels is not None:
+            kind = _kind(in_channels, out_channels, kernel_size, stride, transposed, residual)
+            path, options = str(kernels.path), select.unit_options()
+            self.to_plain = Layout(path)
+            if kind is not None and kernels.has_blocked and skip_channels % LANES == 0:
+                form = UnitForm(kind, kernel_size, out_channels, norm, act, residual, residual_act, skip_channels > 0)
+                # MindSpore's cell keeps the weight of the new value, one less the momentum it was given.
+                epsilon, momentum = (self.norm.bn2d.eps, 1 - self.norm.bn2d.momentum) if norm else (1e-5, 0.9)
+                self.fused = UnitOp(path, form, options, epsilon, momentum)
+                self.to_blocked = Layout(path, options.storage)
+                self.blocked_input = kind != "input"
+                self.nothing = Tensor([0.0])
+        self.stock = kernels is None
+
+    def construct(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.fused is not None:
+            if residual is not None:
+                return self._fused(x, self.to_blocked(residual), self.nothing)
+            if self.residual == "image":
+                return self._fused(x, x, self.nothing)
+            return self._fused(x, self.nothing, self.nothing)
+        x = self._plain(x)
+        y = self.act(self.norm(self.conv(x)))
+        if self.residual == "none":
+            return y
+        if residual is None:
+            return self.residual_act(y + x)
+        return self.residual_act(y + self._plain(residual))
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return x if self.stock else self.to_plain(x)
+
+    def _fused(self, x: Tensor, residual: Tensor, keep: Tensor) -> Tensor:
+        if self.blocked_input:
+            x = self.to_blocked(x)
+        gamma, beta, mean, variance = self.nothing, self.nothing, self.nothing, self.nothing
+        if self.has_norm:
+            norm = self.norm.bn2d
+            gamma, beta, mean, variance = norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance
+        slope = self.act.weight if self.learned_act else self.nothing
+        slope2 = self.residual_act.weight if self.learned_residual_act else self.nothing
+        return self.fused(x, residual, keep, self.conv.weight, self.conv.bias, gamma, beta, mean, variance, slope,
+                          slope2)
+
+
+class UpJoinUnit(ConvUnit):
+    """A transposed convolution of stride 2 with norm and activation, and a skip connection joined to its channels.
+
+    Input: x (N, in_channels, X, Y, Z), skip (N, skip_channels, 2X, 2Y, 2Z), and keep (N, skip_channels), the factors
+    of the skip connection's channels (see `ChannelDropout`), or None. Output: (N, out_channels + skip_channels, 2X,
+    2Y, 2Z).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, skip_channels: int, *, norm: bool, act: str):
+        super().__init__(in_channels, out_channels, 2, 2, transposed=True, norm=norm, act=act,
+                         skip_channels=skip_channels)
+
+    def construct(self, x: Tensor, skip: Tensor, keep: Tensor | None = None) -> Tensor:
+        if self.fused is not None:
+            return self._fused(x, self.to_blocked(skip), self.nothing if keep is None else keep)
+        up = self.act(self.norm(self.conv(self._plain(x))))
+        skip = self._plain(skip)
+        if keep is not None:
+            skip = skip * per_channel(keep, skip)
+        return ops.cat((up, skip), axis=1)
+
+
+def _kind(in_channels: int, out_channels: int, kernel_size: int, stride: int, transposed: bool,
+          residual: str) -> str | None:
+    """Return the form of unit (see `UnitForm`) that has a kernel for this geometry, None if there is none."""
+    whole_in, whole_out = in_channels % LANES == 0, out_channels % LANES == 0
+    if (kernel_size, stride) == (2, 2) and whole_in and whole_out and residual == "none":
+        return "up" if transposed else "down"
+    if stride != 1 or transposed:
+        return None
+    if kernel_size == 5 and whole_out:
+        if whole_in and residual != "image":
+            return "same"
+        return "input" if in_channels == 1 and residual in ("none", "image") else None
+    if kernel_size in (1, 3, 5) and whole_in and out_channels <= _MOST_OUTPUT_CHANNELS and residual == "none":
+        return "output"
+    return None

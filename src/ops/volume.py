@@ -1,0 +1,109 @@
+"""Volumes between units: the two layouts, and tensors that are used twice.
+
+Between the CPU kernels a volume is blocked, (N, C/16, X, Y, Z, 16); everywhere else it is plain, (N, C, X, Y, Z).
+"""
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from src.ops import select
+from src.ops.cpu.unit_op import LANES, storage_type
+
+
+def channels_of(x: Tensor) -> int:
+    """Return the number of channels of a volume of either layout."""
+    return x.shape[1] * LANES if x.ndim == 6 else x.shape[1]
+
+
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """Return `values` (N, C) in a shape that broadcasts over volume `x`, in its type."""
+    values = values.astype(x.dtype)
+    if x.ndim == 6:
+        return values.reshape((x.shape[0], x.shape[1], 1, 1, 1, LANES))
+    return values.reshape((x.shape[0], x.shape[1], 1, 1, 1))
+
+
+class Layout(nn.Cell):
+    """Changes a volume's layout and type; nothing where it has the one wanted already.
+
+    Args:
+        library: path of the kernel library.
+        storage: of blocked volumes, `float32` or `bfloat16`; None: to the plain layout.
+    """
+
+    def __init__(self, library: str, storage: str | None = None):
+        super().__init__()
+        self.rank = 5 if storage is None else 6
+
+        def blocked_shape(x: Any) -> Any:
+            return [x[0], x[1] // LANES, *x[2:5], LANES]
+
+        def plain_shape(x: Any) -> Any:
+            return [x[0], x[1] * LANES, *x[2:5]]
+
+        def to_blocked(backward: Any, blocked_type: Any) -> ops.Custom:
+            def blocked_dtype(x: Any) -> Any:
+                return blocked_type
+
+            operator = ops.Custom(f"{library}:ToBlocked", blocked_shape, blocked_dtype, "aot", backward)
+            # MindSpore takes operators with equal attributes for the same one, whatever their functions.
+            operator.add_prim_attr("form", str(blocked_type))
+            return operator
+
+        def plain_dtype(x: Any) -> Any:
+            return ms.float32
+
+        if storage is None:
+            # The gradient has to have the input's type: one operator for each storage.
+            adjoint32, adjoint16 = to_blocked(None, ms.float32), to_blocked(None, ms.bfloat16)
+
+            def bprop(x: Any, out: Any, dout: Any) -> Any:
+                if x.dtype == ms.bfloat16:
+                    return (adjoint16(dout),)
+                return (adjoint32(dout),)
+
+            self.change = ops.Custom(f"{library}:ToPlain", plain_shape, plain_dtype, "aot", bprop)
+        else:
+            adjoint = ops.Custom(f"{library}:ToPlain", plain_shape, plain_dtype, "aot")
+
+            def bprop(x: Any, out: Any, dout: Any) -> Any:
+                return (adjoint(dout),)
+
+            self.change = to_blocked(bprop, storage_type(storage))
+
+    def construct(self, x: Tensor) -> Tensor:
+        if x.ndim == self.rank:
+            return x
+        return self.change(x)
+
+
+class Fork(nn.Cell):
+    """x -> (x, x), for a volume with two consumers: their gradients are added by a kernel of ours where there is one.
+
+    MindSpore's own sum runs on one thread and has no bf16 on CPU.
+    """
+
+    def __init__(self, library: str | None):
+        super().__init__()
+        self.sum = ops.add if library is None else _volume_sum(library)
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+    def bprop(self, x: Tensor, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]) -> tuple[Tensor]:
+        return (self.sum(dout[0], dout[1]),)
+
+
+def fork() -> Fork:
+    """Return a `Fork` for the kernels in use."""
+    kernels = select.kernels()
+    return Fork(None if kernels is None or not kernels.has_blocked else str(kernels.path))
+
+
+def _volume_sum(library: str) -> ops.Custom:
+    def shape(a: Any, b: Any) -> Any:
+        return a
+
+    return ops.Custom(f"{library}:AddVolumes", shape, shape, "aot")

@@ -1,0 +1,133 @@
+"""Each form of unit, forward and backward, against float64."""
+
+import numpy as np
+import pytest
+
+from src.ops.cpu.unit_op import UnitForm
+from tests.ops.reference import relative_error
+from tests.ops.units import MOMENTUM, UnitCase
+
+
+def form(kind="same", channels=16, kernel=5, norm=True, act="elu", residual="none", residual_act="none", joined=False):
+    return UnitForm(kind, kernel, channels, norm, act, residual, residual_act, joined)
+
+
+# Sizes of one voxel, of no tile's multiple, non-cubic; batches of 1 to 3; each residual and activation.
+CASES = {
+    "same": UnitCase(form(), 16, (6, 5, 9)),
+    "same, one voxel, batch 3": UnitCase(form(norm=False), 16, (1, 1, 1), 3),
+    "same, wider": UnitCase(form(channels=48), 32, (9, 4, 7), 2),
+    "same, own residual": UnitCase(form(residual="own", residual_act="elu"), 16, (8, 9, 5), 2),
+    "same, given residual": UnitCase(form(channels=32, residual="given", residual_act="elu"), 16, (5, 6, 3), 3),
+    "same, many channels": UnitCase(form(channels=128), 128, (3, 4, 2)),
+    "same, prelu without norm": UnitCase(form(norm=False, act="prelu", residual="own", residual_act="prelu"), 16,
+                                         (4, 3, 10)),
+    "same, bare": UnitCase(form(norm=False, act="none"), 32, (7, 8, 9)),
+    "down": UnitCase(form("down", 32, 2), 16, (4, 6, 2), 3),
+    "down, wide": UnitCase(form("down", 96, 2, act="prelu"), 48, (6, 2, 8), 2),
+    "down to one voxel": UnitCase(form("down", 32, 2, norm=False), 16, (2, 2, 2)),
+    "up": UnitCase(form("up", 16, 2), 32, (3, 2, 5), 2),
+    "up, joined": UnitCase(form("up", 16, 2, joined=True), 64, (3, 2, 4), 3, skip_channels=32),
+    "up, joined, prelu": UnitCase(form("up", 48, 2, norm=False, act="prelu", joined=True), 32, (1, 2, 3), 2,
+                                  skip_channels=16),
+    "input": UnitCase(form("input", 16, act="none", residual="image", residual_act="elu"), 1, (6, 7, 9), 2),
+    "input, wide": UnitCase(form("input", 48, norm=False, act="none", residual="image", residual_act="prelu"), 1,
+                            (3, 1, 5), 3),
+    "input, plain": UnitCase(form("input", 16), 1, (3, 2, 5)),
+    "output": UnitCase(form("output", 2), 32, (6, 7, 9), 2),
+    "output, 1 voxel": UnitCase(form("output", 2, norm=False), 16, (1, 1, 1)),
+    "output, prelu": UnitCase(form("output", 3, norm=False, act="prelu"), 48, (5, 3, 4), 3),
+    "output, 1x1x1": UnitCase(form("output", 2, 1, norm=False, act="none"), 32, (3, 4, 5), 2),
+    "output, 3x3x3": UnitCase(form("output", 5, 3, act="none"), 16, (3, 4, 17), 2),
+}
+WINOGRAD_AND_DIRECT = {name: case for name, case in CASES.items() if name.startswith("same")}
+
+# Winograd's transforms cost digits, see docs/cpu_backend.md: relative L2 errors of a convolution, and through batch
+# norm and activation of a unit, stay below these.
+BOUND = 5e-5
+# A gradient through batch norm at one value a channel, or a bias's, has no size to be relative to.
+TINY = 1e-3
+
+
+def close(found: np.ndarray, expected: np.ndarray, bound: float) -> None:
+    assert np.isfinite(found).all()
+    if np.linalg.norm(expected) < TINY:
+        np.testing.assert_allclose(found, expected, atol=TINY)
+    else:
+        assert relative_error(found, expected) < bound
+
+
+def with_options(case: UnitCase, **options) -> UnitCase:
+    fields = ("form", "in_channels", "size", "samples", "skip_channels")
+    return UnitCase(**{**{name: getattr(case, name) for name in fields}, **options})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_forward_and_backward(library, name, threads):
+    library.set_threads(threads)
+    check(library, CASES[name], BOUND)
+    library.set_threads(2)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+@pytest.mark.parametrize("name", WINOGRAD_AND_DIRECT)
+def test_algorithms(library, name, algorithm):
+    check(library, with_options(CASES[name], algorithm=algorithm), BOUND if algorithm == "winograd" else 5e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bf16_storage(library, name):
+    # 8 bits of mantissa: a rounding error of up to 2^-9 of each value that is stored, and of those it was made from.
+    check(library, with_options(CASES[name], storage="bfloat16"), 2e-2)
+
+
+def check(library, case: UnitCase, bound: float) -> None:
+    _, (_, out, _) = case.forward(library)
+    close(case.read(out), case.expected(), bound)
+    close(case.read(case.inference(library)), case.expected(training=False), bound)
+    expected = case.expected_gradients()
+    found = case.backward(library)
+    wanted = {"dx", "dweight", "dbias"} - ({"dx"} if case.form.kind == "input" else set())
+    wanted |= {"dgamma", "dbeta"} if case.form.norm else set()
+    wanted |= {"dresidual"} if case.form.residual == "given" or case.form.joined else set()
+    wanted |= {"dslope"} if case.form.act == "prelu" else set()
+    wanted |= {"dslope2"} if case.form.residual_act == "prelu" else set()
+    for name in sorted(wanted):
+        try:
+            close(case.read(found[name]), expected[name], bound)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from error
+
+
+def test_moving_statistics(library):
+    case = CASES["same, wider"]
+    inputs, _ = case.forward(library)
+    v = case.values
+    y = case.convolved(v["x"], v["weight"]) + v["bias"].astype(np.float64).reshape(1, -1, 1, 1, 1)
+    np.testing.assert_allclose(inputs["mean"], MOMENTUM * v["mean"] + (1 - MOMENTUM) * y.mean((0, 2, 3, 4)), rtol=1e-4,
+                               atol=1e-5)
+    np.testing.assert_allclose(
+        inputs["variance"], MOMENTUM * v["variance"] + (1 - MOMENTUM) * y.var((0, 2, 3, 4), ddof=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["same", "same, many channels", "down", "up, joined", "input", "output"])
+def test_what_is_not_finite_reaches_the_output(library, name, value):
+    case = with_options(CASES[name])
+    case.values["x"][0, 0, 0, 0, 0] = value
+    assert not np.isfinite(case.read(case.forward(library)[1][1])).all()
+    assert not np.isfinite(case.read(case.inference(library))).all()
+    case = with_options(CASES[name])
+    case.values["dout"][0, 0, 0, 0, 0] = value
+    assert not np.isfinite(case.backward(library)["dweight"]).all()
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", CASES)
+def test_same_bits_each_time(library, name, storage):
+    case = with_options(CASES[name], storage=storage)
+    first, second = case.backward(library), case.backward(library)
+    for key in first:
+        if np.isfinite(case.read(first[key])).all():  # parts that the form lacks are not written
+            np.testing.assert_array_equal(first[key], second[key], key)
