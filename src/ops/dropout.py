@@ -8,7 +8,7 @@ parameter that goes into the checkpoint.
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.ops.volume import channels_of, per_channel
+from src.ops.volume import ScaleChannels, channels_of
 
 _MODULUS = 2**31 - 1
 # Multipliers of full-period Lehmer generators modulo 2^31 - 1: Park and Miller (1988, 1993) and L'Ecuyer (1999).
@@ -37,12 +37,13 @@ class ChannelDropout(nn.Cell):
         self.threshold = int(round(probability * _MODULUS))
         self.scale = 1.0 / (1.0 - probability)
         self.seed = _scramble_int(seed)
+        self.multiply = ScaleChannels()
         self.counter = Parameter(Tensor(0, ms.int64), name="counter", requires_grad=False)
 
     def construct(self, x: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
             return x
-        return x * per_channel(self.keep(x), x)
+        return self.multiply(x, self.keep(x))
 
     def keep(self, x: Tensor) -> Tensor:
         """Return what the channels of `x` are to be multiplied by, (N, C) fp32, and count on to the next mask.

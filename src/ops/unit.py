@@ -6,7 +6,7 @@ from src.ops import select
 from src.ops.activation import activation
 from src.ops.conv import Conv3d, Conv3dTranspose
 from src.ops.cpu.unit_op import LANES, UnitForm, UnitOp
-from src.ops.volume import Layout, per_channel
+from src.ops.volume import Layout, ScaleChannels
 
 _MOST_OUTPUT_CHANNELS = 8  # that the kernel of the `output` form takes
 
@@ -102,6 +102,7 @@ class UpJoinUnit(ConvUnit):
     def __init__(self, in_channels: int, out_channels: int, skip_channels: int, *, norm: bool, act: str):
         super().__init__(in_channels, out_channels, 2, 2, transposed=True, norm=norm, act=act,
                          skip_channels=skip_channels)
+        self.multiply = ScaleChannels()
 
     def construct(self, x: Tensor, skip: Tensor, keep: Tensor | None = None) -> Tensor:
         if self.fused is not None:
@@ -109,7 +110,7 @@ class UpJoinUnit(ConvUnit):
         up = self.act(self.norm(self.conv(self._plain(x))))
         skip = self._plain(skip)
         if keep is not None:
-            skip = skip * per_channel(keep, skip)
+            skip = self.multiply(skip, keep)
         return ops.cat((up, skip), axis=1)
 
 

@@ -17,12 +17,18 @@ def channels_of(x: Tensor) -> int:
     return x.shape[1] * LANES if x.ndim == 6 else x.shape[1]
 
 
-def per_channel(values: Tensor, x: Tensor) -> Tensor:
-    """Return `values` (N, C) in a shape that broadcasts over volume `x`, in its type."""
-    values = values.astype(x.dtype)
-    if x.ndim == 6:
-        return values.reshape((x.shape[0], x.shape[1], 1, 1, 1, LANES))
-    return values.reshape((x.shape[0], x.shape[1], 1, 1, 1))
+class ScaleChannels(nn.Cell):
+    """Multiplies each channel of a volume, of either layout, by its factor; factors (N, C) get no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kernels = select.kernels()
+        self.blocked = None if kernels is None or not kernels.has_blocked else _channel_scale(str(kernels.path))
+
+    def construct(self, x: Tensor, factors: Tensor) -> Tensor:
+        if x.ndim == 6:
+            return self.blocked(x, factors)
+        return x * factors.reshape((x.shape[0], x.shape[1], 1, 1, 1)).astype(x.dtype)
 
 
 class Layout(nn.Cell):
@@ -100,6 +106,18 @@ def fork() -> Fork:
     """Return a `Fork` for the kernels in use."""
     kernels = select.kernels()
     return Fork(None if kernels is None or not kernels.has_blocked else str(kernels.path))
+
+
+def _channel_scale(library: str) -> ops.Custom:
+    def like_x(x: Any, factors: Any) -> Any:
+        return x
+
+    backward = ops.Custom(f"{library}:ScaleChannels", like_x, like_x, "aot")
+
+    def bprop(x: Any, factors: Any, out: Any, dout: Any) -> Any:
+        return backward(dout, factors), ops.zeros_like(factors)
+
+    return ops.Custom(f"{library}:ScaleChannels", like_x, like_x, "aot", bprop)
 
 
 def _volume_sum(library: str) -> ops.Custom:

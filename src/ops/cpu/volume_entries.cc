@@ -10,6 +10,16 @@ VNET_ENTRY(AddVolumes) {
     vnet::add<float>(call.size(0), call.get<float>(0), call.get<float>(1), call.get<float>(2));
 }
 
+// x (N, C/16, D, H, W, 16), keep (N, C) -> x * keep.
+VNET_ENTRY(ScaleChannels) {
+  vnet::Timer timer(vnet::Category::pointwise);
+  vnet::Shape shape{call.dim(0, 0), call.dim(0, 1) * vnet::kLanes, call.dim(0, 2), call.dim(0, 3), call.dim(0, 4)};
+  if (call.is_bf16(0))
+    vnet::join<vnet::bf16>(shape, call.get<vnet::bf16>(0), call.get<float>(1), call.get<vnet::bf16>(2), shape.blocks());
+  else
+    vnet::join<float>(shape, call.get<float>(0), call.get<float>(1), call.get<float>(2), shape.blocks());
+}
+
 // (N, C, D, H, W) fp32 -> (N, C/16, D, H, W, 16).
 VNET_ENTRY(ToBlocked) {
   vnet::Timer timer(vnet::Category::pointwise);
