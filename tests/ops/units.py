@@ -136,7 +136,8 @@ class UnitCase:
 
     def forward(self, library: KernelLibrary) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         inputs, size, plain = self.inputs(), self.conv_shape()[2:], self.form.kind == "output"
-        outputs = [self._volume(self.form.channels, size, plain),
+        kept = self._volume(self.form.channels, size, plain)
+        outputs = [kept if self.form.kind in ("same", "output") else kept.ravel()[:1].copy(),
                    self._volume(self.form.channels + self.skip_channels, size, plain),
                    np.full((2, self.form.channels), np.nan, np.float32)]
         library.call("UnitForward", list(inputs.values()), outputs)
@@ -156,6 +157,6 @@ class UnitCase:
         if self.form.kind == "input":
             outputs[0] = ONE.copy()
         library.call("UnitBackward", [inputs[name] for name in ("config",)] + [dout] + [
-            inputs[name] for name in ("x", "residual", "keep", "weight")] + [y, stats] + [
+            inputs[name] for name in ("x", "residual", "keep", "weight", "bias")] + [y, stats] + [
             inputs[name] for name in ("gamma", "beta", "slope", "slope2")], outputs)
         return dict(zip(GRADIENTS, outputs, strict=True))

@@ -103,7 +103,8 @@ class UnitOp(nn.Cell):
         statistics = [2, channels] if form.norm else [1]
 
         def forward_shape(config: Any, constants: Any, x: Any, residual: Any, *_: Any) -> Any:
-            return form.convolved_shape(x), form.out_shape(x, residual), statistics
+            kept = form.convolved_shape(x) if form.kind in ("same", "output") else [1]
+            return kept, form.out_shape(x, residual), statistics
 
         def forward_type(*_: Any) -> Any:
             return out_type, out_type, ms.float32
@@ -115,11 +116,11 @@ class UnitOp(nn.Cell):
             return out_type
 
         # Parts without a gradient come back as one value, which costs nothing.
-        def backward_shape(config: Any, dout: Any, x: Any, residual: Any, keep: Any, weight: Any, y: Any, stats: Any,
-                           gamma: Any, beta: Any, slope: Any, slope2: Any) -> Any:
+        def backward_shape(config: Any, dout: Any, x: Any, residual: Any, keep: Any, weight: Any, bias: Any, y: Any,
+                           stats: Any, gamma: Any, beta: Any, slope: Any, slope2: Any) -> Any:
             dx = [1] if form.kind == "input" else x
             dresidual = residual if form.residual == "given" or form.joined else [1]
-            return dx, dresidual, weight, [channels], gamma, beta, slope, slope2
+            return dx, dresidual, weight, bias, gamma, beta, slope, slope2
 
         def backward_type(config: Any, dout: Any, x: Any, residual: Any, *_: Any) -> Any:
             return (x, residual) + (ms.float32,) * 6
@@ -129,7 +130,7 @@ class UnitOp(nn.Cell):
         def bprop(config: Any, constants: Any, x: Any, residual: Any, keep: Any, weight: Any, bias: Any, gamma: Any,
                   beta: Any, mean: Any, variance: Any, slope: Any, slope2: Any, out: Any, dout: Any) -> Any:
             dx, dresidual, dweight, dbias, dgamma, dbeta, dslope, dslope2 = backward(
-                config, dout[1], x, residual, keep, weight, out[0], out[2], gamma, beta, slope, slope2)
+                config, dout[1], x, residual, keep, weight, bias, out[0], out[2], gamma, beta, slope, slope2)
             if form.kind == "input":
                 dx = ops.zeros_like(x)
             if form.residual != "given" and not form.joined:

@@ -1,6 +1,7 @@
 // A unit of the network as one custom operator, forward and backward: convolution, batch norm, activation, residual
-// sum, second activation. What lies between them never leaves this file: the gradient at the convolution's output
-// lives in scratch memory, and the activations' derivatives are recomputed from the convolution's result.
+// sum, second activation. Of what lies between them only the result y of a 5x5x5 convolution is kept for the way
+// back; the cheap convolutions (stride 2, and the first one) are computed again, and so is everything behind y. The
+// gradient at y is written over y itself.
 //
 #include <cmath>
 #include <stdexcept>
@@ -69,6 +70,26 @@ void convolve(const Config& config, Shape in, int64_t channels, const void* x, c
   }
 }
 
+// Whether the forward pass keeps y. MindSpore calls the backward operator once for each forward one, so that it may
+// overwrite what was kept.
+bool keeps_result(const Config& config) { return config.kind == kSame || config.kind == kOutput; }
+
+Shape result_shape(const Config& config, Shape in, int64_t channels) {
+  in.c = channels;
+  if (config.kind == kDown) in.d /= 2, in.h /= 2, in.w /= 2;
+  if (config.kind == kUp) in.d *= 2, in.h *= 2, in.w *= 2;
+  return in;
+}
+
+int64_t channels_of(const Call& call, const Config& config, int weight) {
+  return call.dim(weight, config.kind == kUp ? 1 : 0);
+}
+
+template <class T>
+T* scratch_volume(Shape shape) {
+  return reinterpret_cast<T*>(scratch(Slot::unit, static_cast<size_t>(shape.n * shape.c * shape.voxels())));
+}
+
 template <class T>
 void convolve_backward(const Config& config, Shape in, int64_t channels, const void* x, const float* weight,
                        const T* dy, T* dx, const T* add, float* dweight) {
@@ -125,8 +146,8 @@ void unit_forward(const Call& call) {
   const float* eps_momentum = call.get<float>(iConstants);
   Shape in = shape_of(call, iX);
   int iY = iForwardCount, iOut = iY + 1, iStats = iY + 2;
-  Shape out = shape_of(call, iY);
-  int64_t channels = out.c;
+  int64_t channels = channels_of(call, config, iWeight);
+  Shape out = result_shape(config, in, channels);
   Constants constants(channels);
   double* sums = config.norm ? constants.doubles(2) : nullptr;
   float *scale = constants.floats(), *shift = constants.floats();
@@ -139,7 +160,8 @@ void unit_forward(const Call& call) {
     Epilogue<T> epilogue;
     epilogue.shift = bias;
     epilogue.sums = sums;
-    convolve<T>(config, in, channels, call.data[iX], weight, call.get<T>(iY), epilogue);
+    convolve<T>(config, in, channels, call.data[iX], weight,
+                keeps_result(config) ? call.get<T>(iY) : scratch_volume<T>(out), epilogue);
   }
   Timer timer(Category::pointwise);
   if (config.norm) {
@@ -160,7 +182,8 @@ void unit_forward(const Call& call) {
   set_tail(call, config, config.joined ? nullptr : residual, slope, slope2, finish);
   if (config.norm) finish.scale = scale, finish.shift = shift;
   int64_t out_blocks = call.dim(iOut, 1);
-  finish_forward<T>(out, call.get<T>(iY), finish, call.get<T>(iOut), out_blocks);
+  const T* y = keeps_result(config) ? call.get<T>(iY) : scratch_volume<T>(out);
+  finish_forward<T>(out, y, finish, call.get<T>(iOut), out_blocks);
   if (config.joined) {
     const float* keep = call.size(iKeep) > 1 ? call.get<float>(iKeep) : nullptr;
     join<T>(shape_of(call, iResidual), call.get<T>(iResidual), keep, call.get<T>(iOut), out_blocks);
@@ -173,7 +196,7 @@ void unit_inference(const Call& call) {
   float epsilon = call.get<float>(iConstants)[0];
   Shape in = shape_of(call, iX);
   int iOut = iForwardCount;
-  int64_t channels = config.kind == kUp ? call.dim(iWeight, 1) : call.dim(iWeight, 0);
+  int64_t channels = channels_of(call, config, iWeight);
   Constants constants(channels);
   float *scale = constants.floats(), *shift = constants.floats(), *inverse = constants.floats();
   const float *bias = call.get<float>(iBias), *weight = call.get<float>(iWeight);
@@ -216,14 +239,15 @@ void unit_inference(const Call& call) {
           call.dim(iOut, 1));
 }
 
-enum BackwardInput { bConfig, bDout, bX, bResidual, bKeep, bWeight, bY, bStats, bGamma, bBeta, bSlope, bSlope2,
+enum BackwardInput { bConfig, bDout, bX, bResidual, bKeep, bWeight, bBias, bY, bStats, bGamma, bBeta, bSlope, bSlope2,
                      bDx, bDresidual, bDweight, bDbias, bDgamma, bDbeta, bDslope, bDslope2 };
 
 template <class T>
 void unit_backward(const Call& call) {
   Config config = read_config(call);
-  Shape in = shape_of(call, bX), out = shape_of(call, bY);
-  int64_t channels = out.c;
+  Shape in = shape_of(call, bX);
+  int64_t channels = channels_of(call, config, bWeight);
+  Shape out = result_shape(config, in, channels);
   Constants constants(channels);
   double* sums = constants.doubles(2);
   float *scale = constants.floats(), *shift = constants.floats(), *a = constants.floats(), *b = constants.floats(),
@@ -251,29 +275,35 @@ void unit_backward(const Call& call) {
     Finish<float> finish;
     set_tail(call, config, nullptr, slope, slope2, finish);
     if (config.norm) finish.scale = scale, finish.shift = shift;
-    const float *dout = call.get<float>(bDout), *y = call.get<float>(bY);
-    float* dy = scratch(Slot::unit, static_cast<size_t>(out.n * out.c * out.voxels()));
+    const float* dout = call.get<float>(bDout);
+    float* y = call.get<float>(bY);
     {
       Timer timer(Category::pointwise);
       plain_finish_backward_sums(out, dout, y, finish, sums, dslope);
       after_sums();
-      plain_finish_backward_data(out, dout, y, finish, a, b, c, dy);
+      plain_finish_backward_data(out, dout, y, finish, a, b, c, y);
     }
     Timer timer(Category::convolution);
-    output_backward_weights<T>(in, channels, config.kernel, call.get<T>(bX), dy, call.get<float>(bDweight));
-    output_backward_data<T>(in, channels, config.kernel, dy, weight, call.get<T>(bDx));
+    output_backward_weights<T>(in, channels, config.kernel, call.get<T>(bX), y, call.get<float>(bDweight));
+    output_backward_data<T>(in, channels, config.kernel, y, weight, call.get<T>(bDx));
     return;
   }
   Finish<T> finish;
   const void* residual = config.residual == kOwn ? call.data[bX] : call.data[bResidual];
   set_tail(call, config, config.joined ? nullptr : residual, slope, slope2, finish);
   if (config.norm) finish.scale = scale, finish.shift = shift;
-  const T *dout = call.get<T>(bDout), *y = call.get<T>(bY);
+  const T* dout = call.get<T>(bDout);
+  T* y = call.get<T>(bY);
+  if (!keeps_result(config)) {
+    y = scratch_volume<T>(out);
+    Epilogue<T> epilogue;
+    epilogue.shift = call.get<float>(bBias);
+    convolve<T>(config, in, channels, call.data[bX], weight, y, epilogue);
+  }
   T* dx = config.kind == kInput ? nullptr : call.get<T>(bDx);
   T* dresidual = config.residual == kOwn ? dx : config.residual == kGiven ? call.get<T>(bDresidual) : nullptr;
   if (config.joined) dresidual = nullptr;
   int64_t dout_blocks = call.dim(bDout, 1);
-  T* dy = reinterpret_cast<T*>(scratch(Slot::unit, static_cast<size_t>(out.n * out.c * out.voxels())));
   {
     Timer timer(Category::pointwise);
     finish_backward_sums<T>(out, dout, dout_blocks, y, finish, sums, dslope, dslope2, dresidual);
@@ -282,16 +312,16 @@ void unit_backward(const Call& call) {
       // What came out as the residual's gradient is the one before the sum: neither has to be found again.
       finish.residual = nullptr;
       finish.act2 = Act::none;
-      finish_backward_data<T>(out, dresidual, out.blocks(), y, finish, a, b, c, dy);
+      finish_backward_data<T>(out, dresidual, out.blocks(), y, finish, a, b, c, y);
     } else {
-      finish_backward_data<T>(out, dout, dout_blocks, y, finish, a, b, c, dy);
+      finish_backward_data<T>(out, dout, dout_blocks, y, finish, a, b, c, y);
     }
     if (config.joined) {
       const float* keep = call.size(bKeep) > 1 ? call.get<float>(bKeep) : nullptr;
       split<T>(shape_of(call, bResidual), dout, dout_blocks, keep, call.get<T>(bDresidual));
     }
   }
-  convolve_backward<T>(config, in, channels, call.data[bX], weight, dy, dx, config.residual == kOwn ? dx : nullptr,
+  convolve_backward<T>(config, in, channels, call.data[bX], weight, y, dx, config.residual == kOwn ? dx : nullptr,
                        call.get<float>(bDweight));
 }
 

@@ -121,7 +121,7 @@ void run_own(const Plan& plan, const T* x, const T* dy, float* dweight) {
   float* x_all = scratch(Slot::inputs, plan.team * x_size);
   float* dy_all = scratch(Slot::outputs, plan.team * dy_size);
   float* work_all = scratch(Slot::extra, plan.team * work_size);
-  float* sums_all = scratch(Slot::sums, plan.team * plan.sums_size());
+  float* sums_all = scratch(Slot::weights, plan.team * plan.sums_size());
 #pragma omp parallel num_threads(static_cast<int>(plan.team))
   {
     int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
@@ -167,7 +167,7 @@ void run_shared(const Plan& plan, const T* x, const T* dy, float* dweight) {
   float* x_planes = scratch(Slot::inputs, plan.input_stride() * Plan::kPoints);
   float* dy_planes = scratch(Slot::outputs, plan.gradient_stride() * Plan::kPoints);
   float* work_all = scratch(Slot::extra, plan.team * work_size);
-  float* sums = scratch(Slot::sums, plan.sums_size());
+  float* sums = scratch(Slot::weights, plan.sums_size());
 #pragma omp parallel num_threads(static_cast<int>(plan.team))
   {
     int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
@@ -193,7 +193,7 @@ void run_resident(const Plan& plan, const T* x, const T* dy, float* dweight) {
   float* dy_planes = scratch(Slot::outputs, plan.gradient_stride() * Plan::kPoints);
   float* x_tiles = scratch(Slot::plain_a, plan.in_blocks * block);
   float* dy_tiles = scratch(Slot::plain_b, plan.out_blocks * block);
-  float* sums_all = scratch(Slot::sums, plan.team * 2 * Plan::kPairSums);
+  float* sums_all = scratch(Slot::weights, plan.team * 2 * Plan::kPairSums);
 #pragma omp parallel num_threads(static_cast<int>(plan.team))
   {
     int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
