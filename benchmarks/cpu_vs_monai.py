@@ -16,8 +16,8 @@ the best counts. monai-...-compile (torch.compile) runs on request only: it was 
 First step: from the start of the process to the end of its first step, with the kernel library built and the
 interpreter's files in the page cache; for ours with the compilation of the graph. Peak RSS: ru_maxrss of a process that
 only trains, or only infers. Closing lines `name=value` are our time / MONAI's at batch 1, of medians, or `_min_` of the
-shortest steps; rss_ratio is the peak RSS of our fastest training configuration / that of MONAI's fastest, whatever
-their precisions. The table has both precisions of everything.
+shortest steps; rss_ratio compares the peak RSS of training processes at equal precision, the larger ratio of fp32 and
+bf16, and rss_best_ratio that of the fastest configurations, whatever their precisions. The table has both precisions.
 
 MONAI and torch have an environment of their own, made at the first run by pip install torch==2.13.0 monai==1.6.1. Any
 torch 2.x in --monai_venv will do: PyPI's on Linux brings CUDA along, some gigabytes, the CPU build is smaller and as

@@ -30,8 +30,9 @@ def closing_ratios(entries: Sequence[Entry]) -> dict[str, float | None]:
     """Return the ratios of the closing lines, all at batch 1; below 1 ours is better, None where not measured.
 
     train_fp32_ratio: our fp32 step / MONAI's best fp32 step, medians. train_best_ratio and infer_ratio: our best /
-    MONAI's best, any precision. rss_ratio: peak RSS of the training process with our best step / that with MONAI's
-    best step. The `_min_` ratios are the same of the shortest steps.
+    MONAI's best, any precision. rss_ratio: peak RSS of our training process / that of MONAI's best step at the same
+    precision, the larger one of fp32 and bf16. rss_best_ratio: that of our best step / that of MONAI's best step,
+    whatever their precisions. The `_min_` ratios are of the shortest steps.
     """
     result: dict[str, float | None] = {}
     for edge, size in CLOSING_SIZES.items():
@@ -42,7 +43,10 @@ def closing_ratios(entries: Sequence[Entry]) -> dict[str, float | None]:
         for name, pair in pairs.items():
             result[f"{name}_ratio_{edge}"] = ratio(*pair, lambda entry: entry.median)
             result[f"{name}_ratio_min_{edge}"] = ratio(*pair, lambda entry: min(entry.seconds))
-        result[f"rss_ratio_{edge}"] = ratio(*pairs["train_best"], lambda entry: entry.peak_rss_bytes)
+        memory = [ratio(best(train, f"ours-{precision}"), best(train, f"monai-{precision}"), lambda e: e.peak_rss_bytes)
+                  for precision in ("fp32", "bf16")]
+        result[f"rss_best_ratio_{edge}"] = ratio(*pairs["train_best"], lambda entry: entry.peak_rss_bytes)
+        result[f"rss_ratio_{edge}"] = max((value for value in memory if value is not None), default=None)
     return result
 
 

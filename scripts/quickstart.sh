@@ -33,6 +33,8 @@ mkdir -p "$(dirname "$run")"
 exec {quickstart_lock}>"$run.lock"
 ! command -v flock >/dev/null || flock -n "$quickstart_lock" || fail "another quick start is running in $REPO/$run; wait for it or stop it"
 ensure_venv requirements.txt
+echo "compiling the CPU kernels unless they are there (part of the install)"
+python -m src.ops.build || echo "going on without them, many times slower"
 started=$SECONDS
 export GLOG_v=${GLOG_v:-3}  # MindSpore's own log: errors only
 if [[ ! -t 2 ]]; then

@@ -3,6 +3,7 @@
 Ascend and GPU paths are written against the documented API and were not run here: no such device was at hand.
 """
 
+import functools
 import logging
 import os
 import signal
@@ -85,8 +86,9 @@ def create_backend(device_target: str = "CPU", device_id: int = 0, distribute: b
     ms.set_seed(recipe["seed"])
     rank, world_size = _join_ranks(device_num) if distribute else (0, 1)
     amp_level, loss_scaling = _resolve_precision(device_target, recipe)
-    if device_target == "CPU":
-        _share_cores(distribute)
+    if device_target == "CPU" and not _share_cores(world_size) and amp_level == "bf16":
+        logger.warning("amp_level bf16 needs the CPU kernels: computing in fp32")
+        amp_level = "O0"
     return Backend(device_target, device_id, rank, world_size, amp_level, loss_scaling)
 
 
@@ -113,16 +115,27 @@ def _rank_device(device_id: int) -> int | None:
     return device_id
 
 
-def _share_cores(distribute: bool) -> None:
-    """Give the cores to the CPU kernels: theirs is nearly all the work.
+def _share_cores(world_size: int) -> bool:
+    """Give the cores to the CPU kernels, theirs is nearly all the work; returns whether they are in use.
 
     A thread a core, shared among the ranks of this machine, unless OMP_NUM_THREADS says otherwise.
     """
     cores = len(os.sched_getaffinity(0))
-    ranks = int(os.environ.get("MS_LOCAL_WORKER_NUM") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
+    # A launcher that binds its ranks has shared out the cores already.
+    bound = cores < (os.cpu_count() or cores)
+    ranks = 1 if bound else int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or world_size)
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    use_cpu_kernels(int(threads) if threads.isdigit() and int(threads) > 0 else
-                    max(1, cores // ranks if distribute else cores))
+    in_use = use_cpu_kernels(int(threads) if threads.isdigit() and int(threads) > 0 else max(1, cores // ranks))
+    if in_use:
+        _quiet_mindspore()
+    return in_use
+
+
+@functools.cache  # MindSpore refuses to be told a second time
+def _quiet_mindspore() -> None:
+    """Leave one thread to MindSpore: its threads spin while they wait, on the cores that the kernels' threads need."""
+    ms.set_context(runtime_num_threads=1)
+    ms.device_context.cpu.op_tuning.threads_num(1)
 
 
 def _set_device(device_target: str, device_id: int | None) -> None:

@@ -3,8 +3,35 @@
 import mindspore as ms
 import pytest
 
+from src.ops import select
+from src.ops.cpu.library import KernelLibrary, load_library
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cpu_is_set_before_any_kernel_runs() -> None:
     """MindSpore refuses to be told its device after the first kernel, whichever test comes first."""
     ms.set_device("CPU")
+
+
+@pytest.fixture(autouse=True)
+def kernels_are_chosen_by_each_test(monkeypatch) -> None:
+    """Tests start on MindSpore's operators, whatever an earlier one has loaded; the choice is global."""
+    monkeypatch.setattr(select, "_library", None)
+    monkeypatch.setattr(select, "_decided", False)
+    monkeypatch.setattr(select, "_options", select.UnitOptions())
+
+
+@pytest.fixture(scope="session")
+def library() -> KernelLibrary:
+    library = load_library(2)
+    if not library.has_blocked:
+        pytest.skip("this processor has neither AVX2 nor AVX-512")
+    return library
+
+
+@pytest.fixture
+def kernels_in_use(library, monkeypatch) -> KernelLibrary:
+    """Let cells that a test makes use the CPU kernels."""
+    monkeypatch.setattr(select, "_library", library)
+    monkeypatch.setattr(select, "_decided", True)
+    return library

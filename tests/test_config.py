@@ -37,6 +37,7 @@ EFFECTS = {
     "warmup_ratio": "tests/training/test_trainer.py::test_runs_the_epochs_and_feeds_the_schedule",
     "grad_clip": "tests/training/test_train_step.py::test_gradient_clipping",
     "amp_level": "tests/training/test_train_step.py::test_half_precision_keeps_fp32_weights_and_learns_the_same",
+    "conv_algorithm": "tests/networks/test_vnet.py::test_precision_and_algorithm_reach_every_unit",
     "loss_scaling": "tests/training/test_train_step.py::test_dynamic_scale_halves_and_skips_on_overflow",
     "loss_scale": "tests/training/test_train_step.py::test_fixed_scale_leaves_the_update_as_it_is",
     "seed": "tests/data/test_dataset.py::test_order_depends_on_seed_and_epoch_only",

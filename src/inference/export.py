@@ -26,6 +26,7 @@ from src.inference.postprocess import DEFAULT_POSTPROCESS
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import ForegroundProbability
 from src.networks.export_form import exportable
+from src.ops.select import stock_kernels
 from src.report.html import package_versions
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
             raise UserError(f"{beside}: is a folder, expected a place for the model; choose another --file_name")
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, expected 1 or more")
-    predictor, recipe, checkpoint = load_checkpoint_predictor(checkpoint_path, changes)
+    with stock_kernels():  # an exported graph has to run where our kernels are not
+        predictor, recipe, checkpoint = load_checkpoint_predictor(checkpoint_path, changes)
     manager = DataManager.from_config(recipe)
     case = golden_case(checkpoint, recipe, data_path)
     logger.info("comparing on the real case %s", case.image_path)

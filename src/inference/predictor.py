@@ -57,7 +57,8 @@ class NetworkPredictor:
         was_training = self.network.training
         self.cell.set_train(False)
         try:
-            return self.cell(Tensor(batch, ms.float32)).asnumpy()
+            # A copy: the memory behind MindSpore's own array is used again by the next graph that runs.
+            return self.cell(Tensor(batch, ms.float32)).asnumpy().copy()
         finally:
             self.network.set_train(was_training)
 

@@ -7,6 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+
 class AdamKernels(nn.Cell):
     """The steps of `nn.Adam` (Kingma and Ba 2015) on that optimiser's own parameters, by the CPU kernels.
 

@@ -1,4 +1,6 @@
-"""Convolution, batch norm, activation and residual sum as one cell: one kernel of ours on CPU, stock cells elsewhere."""
+"""Convolution, batch norm, activation and residual sum as one cell: one kernel on CPU, stock cells elsewhere."""
+
+from typing import Any
 
 from mindspore import Tensor, nn, ops
 
@@ -44,7 +46,7 @@ class ConvUnit(nn.Cell):
         self.residual_act = activation(residual_act, out_channels)
         self.residual = residual
         self.has_norm, self.learned_act, self.learned_residual_act = norm, act == "prelu", residual_act == "prelu"
-        self.fused = None
+        self.fused: Any = None  # a UnitOp
         kernels = select.kernels()
         if kernels is not None:
             kind = _kind(in_channels, out_channels, kernel_size, stride, transposed, residual)
@@ -65,6 +67,7 @@ class ConvUnit(nn.Cell):
             if residual is not None:
                 return self._fused(x, self.to_blocked(residual), self.nothing)
             if self.residual == "image":
+                x = x.astype("float32")
                 return self._fused(x, x, self.nothing)
             return self._fused(x, self.nothing, self.nothing)
         x = self._plain(x)
@@ -79,8 +82,7 @@ class ConvUnit(nn.Cell):
         return x if self.stock else self.to_plain(x)
 
     def _fused(self, x: Tensor, residual: Tensor, keep: Tensor) -> Tensor:
-        if self.blocked_input:
-            x = self.to_blocked(x)
+        x = self.to_blocked(x) if self.blocked_input else x.astype("float32")
         gamma, beta, mean, variance = self.nothing, self.nothing, self.nothing, self.nothing
         if self.has_norm:
             norm = self.norm.bn2d
@@ -104,7 +106,7 @@ class UpJoinUnit(ConvUnit):
                          skip_channels=skip_channels)
         self.multiply = ScaleChannels()
 
-    def construct(self, x: Tensor, skip: Tensor, keep: Tensor | None = None) -> Tensor:
+    def construct(self, x: Tensor, skip: Tensor, keep: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if self.fused is not None:
             return self._fused(x, self.to_blocked(skip), self.nothing if keep is None else keep)
         up = self.act(self.norm(self.conv(self._plain(x))))

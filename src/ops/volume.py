@@ -26,7 +26,7 @@ class ScaleChannels(nn.Cell):
         self.blocked = None if kernels is None or not kernels.has_blocked else _channel_scale(str(kernels.path))
 
     def construct(self, x: Tensor, factors: Tensor) -> Tensor:
-        if x.ndim == 6:
+        if x.ndim == 6 and self.blocked is not None:
             return self.blocked(x, factors)
         return x * factors.reshape((x.shape[0], x.shape[1], 1, 1, 1)).astype(x.dtype)
 
@@ -85,15 +85,22 @@ class Layout(nn.Cell):
         return self.change(x)
 
 
+class Twice(nn.Cell):
+    """x -> (x, x)."""
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
 class Fork(nn.Cell):
-    """x -> (x, x), for a volume with two consumers: their gradients are added by a kernel of ours where there is one.
+    """x -> (x, x), for a volume with two consumers, whose gradients are added by a kernel of ours.
 
     MindSpore's own sum runs on one thread and has no bf16 on CPU.
     """
 
-    def __init__(self, library: str | None):
+    def __init__(self, library: str):
         super().__init__()
-        self.sum = ops.add if library is None else _volume_sum(library)
+        self.sum = _volume_sum(library)
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x
@@ -102,10 +109,10 @@ class Fork(nn.Cell):
         return (self.sum(dout[0], dout[1]),)
 
 
-def fork() -> Fork:
-    """Return a `Fork` for the kernels in use."""
+def fork() -> nn.Cell:
+    """Return a cell x -> (x, x): a `Fork` where the kernels are in use."""
     kernels = select.kernels()
-    return Fork(None if kernels is None or not kernels.has_blocked else str(kernels.path))
+    return Fork(str(kernels.path)) if kernels is not None and kernels.has_blocked else Twice()
 
 
 def _channel_scale(library: str) -> ops.Custom:

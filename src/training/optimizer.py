@@ -1,4 +1,4 @@
-"""The optimisers of the recipes, on MindSpore's own update kernels."""
+"""The optimisers of the recipes; update.py says whose kernels compute their steps."""
 
 from collections.abc import Mapping
 from typing import Any

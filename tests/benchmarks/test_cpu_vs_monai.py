@@ -45,7 +45,8 @@ def test_closing_ratios_take_medians_of_the_best_at_batch_1():
     assert ratios["train_fp32_ratio_min_128"] == 3 / 10
     assert ratios["train_best_ratio_128"] == 2.5 / 5
     assert ratios["infer_ratio_128"] == pytest.approx(1 / 3)
-    assert ratios["rss_ratio_128"] == 300 / 400
+    assert ratios["rss_ratio_128"] == 600 / 800  # fp32; 300 / 400 in bf16
+    assert ratios["rss_best_ratio_128"] == 300 / 400
     assert ratios["train_fp32_ratio_64"] is None
     lines = report.closing_lines(ratios)
     assert "train_fp32_ratio_128=0.400" in lines

@@ -56,7 +56,7 @@ def test_golden_pair_is_the_checkpoints_answer_to_a_real_case(bundle, predictor)
     batch, expected = bundle.golden()
     case = Case("Case00", SAMPLE_DATA / "img" / "Case00.mhd")
     np.testing.assert_array_equal(batch[0, 0], load_native(case, bundle.manager).block_image)
-    assert max_difference(predictor.predict_block(batch[0, 0]), expected[0]) <= 1e-6
+    assert max_difference(predictor.predict_block(batch[0, 0]), expected[0]) <= 5e-5  # exported by stock operators
     assert expected.min() < 0.4 < 0.6 < expected.max()  # a constant would agree with much
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.ops.activation import ExportableELU
 from src.networks.export_form import exportable
+from src.ops.activation import ExportableELU
 
 
 class Small(nn.Cell):

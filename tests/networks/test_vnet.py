@@ -9,6 +9,7 @@ from src.config import load_recipe
 from src.networks import ForegroundProbability, VNet, build_network
 from src.ops import ChannelDropout
 from src.ops.activation import ChannelPReLU
+from src.ops.cpu.unit_op import ALGORITHMS, UnitOp
 
 
 def count(network: nn.Cell) -> int:
@@ -58,6 +59,21 @@ def test_dropout_probability_reaches_every_dropout_layer():
     assert len({layer.seed for layer in layers()}) == 8
     assert layers(dropout=0.0) == []
     assert layers(variant="paper") == []
+
+
+@pytest.mark.parametrize(("overrides", "algorithm", "output"), [
+    ([], "auto", ms.float32), (["conv_algorithm=direct"], "direct", ms.float32),
+    (["conv_algorithm=winograd", "amp_level=bf16"], "winograd", ms.bfloat16)])
+def test_precision_and_algorithm_reach_every_unit(kernels_in_use, overrides, algorithm, output):
+    network = build_network(load_recipe(overrides=overrides))
+    operators = [cell for _, cell in network.cells_and_names() if isinstance(cell, UnitOp)]
+    # 8 + 6 convolutions in blocks, 4 down, 4 up, the first and the first of the output; the last 2 -> 2 is oneDNN's.
+    assert len(operators) == 14 + 4 + 4 + 2
+    assert {ALGORITHMS[operator.config.asnumpy()[-1]] for operator in operators} == {algorithm}
+    x = Tensor(np.zeros((1, 1, 16, 16, 16), np.float32))
+    network.set_train(False)
+    assert network.input(x).dtype == output
+    assert network(x).dtype == ms.float32
 
 
 class SumOfSquares(nn.Cell):

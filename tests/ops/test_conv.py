@@ -11,26 +11,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from src.ops import select
 from src.ops.conv import Conv2d, Conv2dTranspose, Conv3d, Conv3dTranspose
-from src.ops.cpu.library import KernelLibrary
-from src.ops.cpu.toolchain import KernelBuildError, find_compiler, find_onednn
 
 # Relative L2 error of fp32 sums over at most a few hundred products.
 BOUND = 2e-6
 
 
-@pytest.fixture(scope="module")
-def library() -> KernelLibrary:
-    if find_onednn() is None:
-        pytest.skip("oneDNN is not installed")
-    try:
-        find_compiler()
-    except KernelBuildError as error:
-        pytest.skip(str(error))
-    assert select.use_cpu_kernels(2)
-    library = select.kernels()
-    assert library is not None
-    assert library.has_onednn
-    return library
+@pytest.fixture(autouse=True)
+def with_kernels(kernels_in_use) -> None:
+    """All cells here are made with the kernels in use, but where a test says otherwise."""
+    assert kernels_in_use.has_onednn
 
 
 def convolve(x, weight, stride, begin, end):

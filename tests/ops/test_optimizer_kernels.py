@@ -147,3 +147,22 @@ def test_adam_refuses_tensors_that_do_not_belong_together(library, capfd):
     with pytest.raises(RuntimeError, match="AdamUpdate"):
         state.update(library, tensors(2), 0.01)
     assert "config has 18 values, expected 3 + 2 P for 8 parameters" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("sizes", [[5, 6], [2, 3], [33, 1], [16, 24, 24, 24, 7, 2, 1]])
+@pytest.mark.parametrize("threads", range(1, 8))
+def test_each_element_is_taken_once_wherever_the_shares_meet(library, sizes, threads):
+    library.set_threads(threads)
+    try:
+        ones = [np.ones(size, np.float32) for size in sizes]
+        assert squared_norm(library, ones) == sum(sizes)
+        zeros = [np.zeros(size, np.float32) for size in sizes]
+        first, second = [v.copy() for v in zeros], [v.copy() for v in zeros]
+        config = np.array([BETA1, BETA2, EPSILON, *[0.0] * (2 * len(sizes))], np.float32)
+        scalars = [np.array(value, np.float32) for value in (0.1, 1, 1)]
+        library.call("AdamUpdate", [config, *scalars, np.ones((), np.float32), np.ones((), np.float32), *zeros, *first,
+                                    *second, *ones], [np.zeros(1, np.float32)])
+        for moment in first:
+            np.testing.assert_allclose(moment, 1 - BETA1, rtol=1e-6)  # twice would give 0.19
+    finally:
+        library.set_threads(2)

@@ -18,7 +18,6 @@ def graph_mode():
     ms.set_context(mode=ms.GRAPH_MODE)
     yield
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    select.set_unit_options(UnitOptions())
 
 
 class SmallVNet(nn.Cell):
@@ -63,7 +62,8 @@ def run(network: nn.Cell, x: np.ndarray, label: np.ndarray) -> dict[str, np.ndar
 
 def data(size=(8, 6, 10), samples=2):
     rng = np.random.default_rng(0)
-    return rng.normal(size=(samples, 1, *size)).astype(np.float32), (rng.random((samples, *size)) > 0.7).astype(np.float32)
+    image = rng.normal(size=(samples, 1, *size)).astype(np.float32)
+    return image, (rng.random((samples, *size)) > 0.7).astype(np.float32)
 
 
 def both(make, options=None):
@@ -80,8 +80,10 @@ def both(make, options=None):
     return stock, ours
 
 
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
 @pytest.mark.parametrize(("act", "norm", "dropout"), [("elu", True, 0.5), ("prelu", False, 0.0)])
-def test_a_network_on_kernels_equals_the_stock_one(kernels_in_use, act, norm, dropout):
+def test_a_network_on_kernels_equals_the_stock_one(kernels_in_use, act, norm, dropout, mode):
+    ms.set_context(mode=mode)
     stock, ours = both(lambda: SmallVNet(act, norm, dropout))
     expected, found = (run(network, *data()) for network in (stock, ours))
     assert set(expected) == set(found)

@@ -47,8 +47,9 @@ inline void batch_statistics(int64_t channels, double count, const double* sums,
                       float* moving_mean, float* moving_variance) {
   for (int64_t c = 0; c < channels; ++c) {
     double mean = sums[c] / count;
-    double variance = std::isnan(sums[channels + c]) ? sums[channels + c]
-                                                     : std::max(0.0, sums[channels + c] / count - mean * mean);
+    // Rounding may leave a constant channel below zero; NaN and infinity have to stay visible.
+    double variance = sums[channels + c] / count - mean * mean;
+    if (variance < 0) variance = 0;
     stats[c] = static_cast<float>(mean);
     stats[channels + c] = static_cast<float>(1.0 / std::sqrt(variance + epsilon));
     double unbiased = variance * count / (count - 1);

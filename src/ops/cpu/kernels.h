@@ -66,7 +66,7 @@ void direct_backward_data(Shape in, int64_t channels, int64_t k, const T* dy, co
 template <class T>
 void direct_backward_weights(Shape in, int64_t channels, int64_t k, const T* x, const T* dy, float* dweight);
 
-// ---- 2x2x2, stride 2, even sizes (stride2.cc): `in` is the larger volume's shape, `channels` those of the smaller.
+// ---- 2x2x2, stride 2, even sizes (stride2_*.cc): `in` is the larger volume's shape, `channels` those of the smaller.
 template <class T>
 void down_forward(Shape in, int64_t channels, const T* x, const float* weight, T* y, const Epilogue<T>& epilogue);
 template <class T>
@@ -74,7 +74,7 @@ void down_backward_data(Shape in, int64_t channels, const T* dy, const float* we
 template <class T>
 void down_backward_weights(Shape in, int64_t channels, const T* x, const T* dy, float* dweight);
 
-// ---- Transposed 2x2x2, stride 2 (stride2.cc): `in` is the smaller volume's shape, `channels` those of the larger.
+// ---- Transposed 2x2x2, stride 2 (stride2_*.cc): `in` is the smaller volume's shape, `channels` those of the larger.
 template <class T>
 void up_forward(Shape in, int64_t channels, const T* x, const float* weight, T* y, const Epilogue<T>& epilogue);
 template <class T>
@@ -82,7 +82,7 @@ void up_backward_data(Shape in, int64_t channels, const T* dy, const float* weig
 template <class T>
 void up_backward_weights(Shape in, int64_t channels, const T* x, const T* dy, float* dweight);
 
-// ---- The network's edges (edge_input.cc, edge_output.cc); same size.
+// ---- The network's edges (edge_*.cc); same size.
 // One plain fp32 channel in, blocked channels out, k = 5. There is no gradient to the image.
 template <class T>
 void input_forward(Shape in, int64_t channels, const float* x, const float* weight, T* y,
@@ -99,7 +99,7 @@ void output_backward_data(Shape in, int64_t classes, int64_t k, const float* dy,
 template <class T>
 void output_backward_weights(Shape in, int64_t classes, int64_t k, const T* x, const float* dy, float* dweight);
 
-// ---- Normalisation, activation, residual (norm_act.cc). `finish` holds the batch norm as scale = gamma / std and
+// ---- Normalisation, activation, residual (norm_act.cc, norm_act_plain.cc). `finish` holds the batch norm as scale = gamma / std and
 // shift = beta - mean * scale, with y the raw convolution result.
 // out: first `shape.blocks()` of `out_blocks` channel blocks of each sample (a joined volume when out_blocks is larger).
 template <class T>

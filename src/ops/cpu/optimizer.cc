@@ -22,7 +22,8 @@ void by_tensor(const Call& call, int first_input, int tensors, int64_t first, in
     int64_t size = call.size(first_input + tensor);
     int64_t begin = std::max(first - start, int64_t{0}) / kLanes * kLanes;
     int64_t end = last - start < size ? (last - start) / kLanes * kLanes : size;
-    if (begin < end) piece(tensor, begin, end);
+    // A tensor that ends before the part starts was done by another one, tail and all.
+    if (first - start < size && begin < end) piece(tensor, begin, end);
     start += size;
   }
 }

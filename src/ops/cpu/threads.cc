@@ -22,7 +22,12 @@ constexpr size_t kHugePage = size_t{2} << 20;
 }  // namespace
 
 int threads() { return thread_count; }
-void set_threads(int count) { thread_count = std::max(1, count); }
+
+void set_threads(int count) {
+  // Kernels rely on getting the team they ask for: OpenMP must neither shrink it by load nor by a limit.
+  omp_set_dynamic(0);
+  thread_count = std::max(1, std::min(count, omp_get_thread_limit()));
+}
 
 float* scratch(Slot slot, size_t floats) {
   Buffer& buffer = buffers[static_cast<int>(slot)];
@@ -41,3 +46,6 @@ float* scratch(Slot slot, size_t floats) {
 }
 
 }  // namespace vnet
+
+// Bytes of scratch memory that a slot holds, for those who look where memory goes.
+extern "C" uint64_t VnetScratchBytes(int slot) { return vnet::buffers[slot].bytes; }

@@ -16,7 +16,8 @@ void set_threads(int count);
 // Scratch memory that lives as long as the process and only grows: 64-byte aligned, 2 MiB aligned and advised to be
 // huge pages from 1 MiB on. A slot belongs to one kernel at a time; kernels are entered one after the other
 // (entry.h), so two kernels may share a slot, and what is in it when a kernel starts is arbitrary. `unit` and
-// `constants` are the exception: they belong to units.cc, whose values live while the kernels that it calls run.
+// `constants` are the exception: units.cc keeps values there while the kernels that it calls run; `unit` only around
+// the input, down and up convolutions, so that the 5x5x5 ones have it for themselves.
 enum class Slot { weights, inputs, outputs, sums, plain_a, plain_b, gradient, extra, unit, constants, count };
 float* scratch(Slot slot, size_t floats);
 

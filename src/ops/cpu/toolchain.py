@@ -103,7 +103,11 @@ def find_compiler() -> Compiler:
         KernelBuildError: none is there, or it does not even tell its version.
     """
     named = os.environ.get("CXX", "").strip()
-    commands = [tuple(shlex.split(named))] if named else [("g++",), ("clang++",)]
+    try:
+        words = tuple(shlex.split(named))
+    except ValueError as error:
+        raise KernelBuildError(f"CXX={named}: cannot be read ({error}); expected {COMPILER_HINT}") from error
+    commands = [words] if words else [("g++",), ("clang++",)]
     problem = "found no C++ compiler"
     for command in commands:
         if shutil.which(command[0]) is None:

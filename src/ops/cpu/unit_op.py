@@ -55,6 +55,25 @@ class UnitForm:
                                 _ACTIVATIONS.index(self.residual_act), RESIDUALS.index(self.residual), self.joined,
                                 ALGORITHMS.index(algorithm)], np.int64))
 
+    def check(self, x: list[int], residual: list[int], weight: list[int]) -> None:
+        """Check the shapes of a call: the kernels read memory as they are told.
+
+        Raises:
+            ValueError: x has other channels than the weight, or the residual or skip volume another size than the
+                result.
+        """
+        channels = x[1] if self.kind == "input" else x[1] * LANES
+        expected = weight[0] if self.kind == "up" else weight[1]
+        if channels != expected:
+            raise ValueError(f"convolution: found an input of {channels} channels, expected {expected}")
+        out = self.convolved_shape(x)
+        if self.joined and residual[0:1] + residual[2:] != out[0:1] + out[2:]:
+            raise ValueError(f"skip connection: found a volume of shape {residual}, expected the size of {out}")
+        if self.residual == "given" and residual != out:
+            raise ValueError(f"residual: found a volume of shape {residual}, expected {out}")
+        if self.residual == "own" and list(x) != out:
+            raise ValueError(f"residual: the unit's input {list(x)} has to have the shape of its result {out}")
+
     def convolved_shape(self, x: list[int]) -> list[int]:
         """Return the shape of the convolution's result for an input of shape `x`.
 
@@ -102,14 +121,16 @@ class UnitOp(nn.Cell):
         channels = form.channels
         statistics = [2, channels] if form.norm else [1]
 
-        def forward_shape(config: Any, constants: Any, x: Any, residual: Any, *_: Any) -> Any:
+        def forward_shape(config: Any, constants: Any, x: Any, residual: Any, keep: Any, weight: Any, *_: Any) -> Any:
+            form.check(x, residual, weight)
             kept = form.convolved_shape(x) if form.kind in ("same", "output") else [1]
             return kept, form.out_shape(x, residual), statistics
 
         def forward_type(*_: Any) -> Any:
             return out_type, out_type, ms.float32
 
-        def inference_shape(config: Any, constants: Any, x: Any, residual: Any, *_: Any) -> Any:
+        def inference_shape(config: Any, constants: Any, x: Any, residual: Any, keep: Any, weight: Any, *_: Any) -> Any:
+            form.check(x, residual, weight)
             return form.out_shape(x, residual)
 
         def inference_type(*_: Any) -> Any:

@@ -19,7 +19,7 @@ namespace {
 enum Kind { kSame = 0, kDown = 1, kUp = 2, kInput = 3, kOutput = 4 };
 enum ResidualKind { kNone = 0, kGiven = 1, kOwn = 2, kImage = 3 };  // kOwn: the unit's own input
 
-// The `config` tensor, int64; src/ops/unit.py writes it.
+// The `config` tensor, int64; src/ops/cpu/unit_op.py writes it.
 struct Config {
   Kind kind;
   int64_t kernel;
@@ -42,10 +42,10 @@ Shape shape_of(const Call& call, int i) {
 }
 
 Tiling tiling_for(const Config& config, Shape in, int64_t channels, Direction direction) {
-  if (config.algorithm == 1) return Tiling::direct;
+  bool direct = VnetHasOneDnn() == 1;  // the direct kernels are oneDNN's
+  if (config.algorithm == 1 && direct) return Tiling::direct;
   Tiling tiling = choose_tiling(in, channels, direction);
-  bool winograd = config.algorithm == 2 || VnetHasOneDnn() != 1;  // the direct kernels are oneDNN's
-  return winograd && tiling == Tiling::direct ? Tiling::f222 : tiling;
+  return tiling == Tiling::direct && (config.algorithm == 2 || !direct) ? Tiling::f222 : tiling;
 }
 
 template <class T>

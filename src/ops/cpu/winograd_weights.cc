@@ -165,7 +165,7 @@ template <class Plan, class T>
 void run_shared(const Plan& plan, const T* x, const T* dy, float* dweight) {
   int64_t work_size = Plan::kDepth * (plan.input_step() + plan.gradient_step());
   float* x_planes = scratch(Slot::inputs, plan.input_stride() * Plan::kPoints);
-  float* dy_planes = scratch(Slot::outputs, plan.gradient_stride() * Plan::kPoints);
+  float* dy_planes = scratch(Slot::unit, plan.gradient_stride() * Plan::kPoints);
   float* work_all = scratch(Slot::extra, plan.team * work_size);
   float* sums = scratch(Slot::weights, plan.sums_size());
 #pragma omp parallel num_threads(static_cast<int>(plan.team))
@@ -190,7 +190,7 @@ void run_resident(const Plan& plan, const T* x, const T* dy, float* dweight) {
   int64_t tiles = plan.runs * plan.run_tiles, step = tiles * kLanes, point = kDepth * step;
   int64_t block = Plan::kPoints * point + kLanes;
   float* x_planes = scratch(Slot::inputs, plan.input_stride() * Plan::kPoints);
-  float* dy_planes = scratch(Slot::outputs, plan.gradient_stride() * Plan::kPoints);
+  float* dy_planes = scratch(Slot::unit, plan.gradient_stride() * Plan::kPoints);
   float* x_tiles = scratch(Slot::plain_a, plan.in_blocks * block);
   float* dy_tiles = scratch(Slot::plain_b, plan.out_blocks * block);
   float* sums_all = scratch(Slot::weights, plan.team * 2 * Plan::kPairSums);

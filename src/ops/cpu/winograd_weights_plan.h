@@ -29,7 +29,7 @@ constexpr int width_position(int point) {
 }
 
 // Where a run's first tile begins in the output gradient; its window of the input begins kMargin before.
-struct TileRun {
+struct WeightsRun {
   int64_t sample, depth, height, width;
 };
 
@@ -73,7 +73,7 @@ struct WeightsPlan {
   int64_t gradient_step() const { return out_blocks * chunk_tiles * kLanes + kLanes; }
   int64_t sums_size() const { return pairs() * kPairSums; }
 
-  TileRun run(int64_t index) const {
+  WeightsRun run(int64_t index) const {
     // Columns go through two rows of tiles at once, so that four in succession mostly share their margins.
     int64_t column = index % columns, area = tiles_h * tiles_w, sample = column / area;
     int64_t rest = column % area, top = rest / (2 * tiles_w) * 2, rows = std::min<int64_t>(2, tiles_h - top);

@@ -92,7 +92,7 @@ void input_planes(const Plan& plan, const T* x, int64_t first, int64_t last, int
   int64_t planes = plan.input_planes(), area = in.h * in.w * kLanes, stride = plan.input_stride();
   for (int64_t p = 0; p < planes; ++p) {
     for (int64_t r = first; r < last; ++r) {
-      TileRun run = plan.run(r);
+      WeightsRun run = plan.run(r);
       float* to = out + ((r - first) * planes + p) * kLanes;
       int64_t depth = run.depth - kMargin + p;
       if (depth < 0 || depth >= in.d) {
@@ -113,7 +113,7 @@ void gradient_planes(const Plan& plan, const T* dy, int64_t first, int64_t last,
   int64_t planes = plan.gradient_planes(), area = in.h * in.w * kLanes, stride = plan.gradient_stride();
   for (int64_t p = 0; p < planes; ++p) {
     for (int64_t r = first; r < last; ++r) {
-      TileRun run = plan.run(r);
+      WeightsRun run = plan.run(r);
       float* to = out + ((r - first) * planes + p) * kLanes;
       int64_t depth = run.depth + p;
       if (depth >= in.d) {
