@@ -11,4 +11,8 @@ class ForegroundProbability(nn.Cell):
         self.network = network
 
     def construct(self, x: Tensor) -> Tensor:
-        return ops.softmax(self.network(x).astype(ops.dtype(x)), axis=1)[:, 1]
+        logits = self.network(x).astype(ops.dtype(x))
+        if logits.shape[1] == 2:
+            # The same for two classes, without a softmax over a strided axis, which is slow on CPU.
+            return ops.sigmoid(logits[:, 1] - logits[:, 0])
+        return ops.softmax(logits, axis=1)[:, 1]

@@ -18,7 +18,7 @@ import json, os, pathlib, shutil, sys
 argv = sys.argv[1:]
 if argv[0] == "-c":
     os.execv({sys.executable!r}, [{sys.executable!r}, *argv])
-if argv == ["-m", "pip", "--version"]:
+if argv in (["-m", "pip", "--version"], ["-m", "src.ops.build"]):
     sys.exit(0)
 if argv == ["--version"]:
     sys.exit(print("Python 3.11 stand-in"))
