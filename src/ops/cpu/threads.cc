@@ -46,6 +46,3 @@ float* scratch(Slot slot, size_t floats) {
 }
 
 }  // namespace vnet
-
-// Bytes of scratch memory that a slot holds, for those who look where memory goes.
-extern "C" uint64_t VnetScratchBytes(int slot) { return vnet::buffers[slot].bytes; }

@@ -2,7 +2,6 @@
 // sum, second activation. Of what lies between them only the result y of a 5x5x5 convolution is kept for the way
 // back; the cheap convolutions (stride 2, and the first one) are computed again, and so is everything behind y. The
 // gradient at y is written over y itself.
-//
 #include <cmath>
 #include <stdexcept>
 
@@ -127,9 +126,8 @@ enum ForwardInput { iConfig, iConstants, iX, iResidual, iKeep, iWeight, iBias, i
                     iSlope2, iForwardCount };
 
 template <class T>
-void set_tail(const Call& call, const Config& config, const void* residual, const float* slope, const float* slope2,
+void set_tail(const Config& config, const void* residual, const float* slope, const float* slope2,
               Finish<T>& finish) {
-  (void)call;
   finish.act = config.act;
   finish.act2 = config.act2;
   finish.slope = slope;
@@ -173,13 +171,13 @@ void unit_forward(const Call& call) {
   const float *slope = call.get<float>(iSlope), *slope2 = call.get<float>(iSlope2);
   if (config.kind == kOutput) {
     Finish<float> finish;
-    set_tail(call, config, nullptr, slope, slope2, finish);
+    set_tail(config, nullptr, slope, slope2, finish);
     if (config.norm) finish.scale = scale, finish.shift = shift;
     return plain_finish_forward(out, call.get<float>(iY), finish, call.get<float>(iOut));
   }
   Finish<T> finish;
   const void* residual = config.residual == kOwn ? call.data[iX] : call.data[iResidual];
-  set_tail(call, config, config.joined ? nullptr : residual, slope, slope2, finish);
+  set_tail(config, config.joined ? nullptr : residual, slope, slope2, finish);
   if (config.norm) finish.scale = scale, finish.shift = shift;
   int64_t out_blocks = call.dim(iOut, 1);
   const T* y = keeps_result(config) ? call.get<T>(iY) : scratch_volume<T>(out);
@@ -217,13 +215,13 @@ void unit_inference(const Call& call) {
     }
     Timer timer(Category::pointwise);
     Finish<float> finish;
-    set_tail(call, config, nullptr, slope, slope2, finish);
+    set_tail(config, nullptr, slope, slope2, finish);
     if (config.norm) finish.scale = scale, finish.shift = shift;
     return plain_finish_forward(shape_of(call, iOut), out, finish, out);
   }
   Epilogue<T> epilogue;
   const void* residual = config.residual == kOwn ? call.data[iX] : call.data[iResidual];
-  set_tail(call, config, config.joined ? nullptr : residual, slope, slope2, epilogue);
+  set_tail(config, config.joined ? nullptr : residual, slope, slope2, epilogue);
   epilogue.scale = config.norm ? scale : nullptr;
   epilogue.shift = config.norm ? shift : bias;
   T* out = call.get<T>(iOut);
@@ -273,7 +271,7 @@ void unit_backward(const Call& call) {
 
   if (config.kind == kOutput) {
     Finish<float> finish;
-    set_tail(call, config, nullptr, slope, slope2, finish);
+    set_tail(config, nullptr, slope, slope2, finish);
     if (config.norm) finish.scale = scale, finish.shift = shift;
     const float* dout = call.get<float>(bDout);
     float* y = call.get<float>(bY);
@@ -290,7 +288,7 @@ void unit_backward(const Call& call) {
   }
   Finish<T> finish;
   const void* residual = config.residual == kOwn ? call.data[bX] : call.data[bResidual];
-  set_tail(call, config, config.joined ? nullptr : residual, slope, slope2, finish);
+  set_tail(config, config.joined ? nullptr : residual, slope, slope2, finish);
   if (config.norm) finish.scale = scale, finish.shift = shift;
   const T* dout = call.get<T>(bDout);
   T* y = call.get<T>(bY);
