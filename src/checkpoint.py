@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,33 @@ from src.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
+# 1: no version in the file. 2: the version in the state; parameters are named after the units of `src/ops/unit.py`.
+FORMAT_VERSION = 2
 _STATE_KEY = "vnet_state"
+_VERSION_KEY = "format_version"  # in the state of the file, not in that of `Checkpoint`
 _NAME = re.compile(r"checkpoint_vnet-(\d+)_(\d+)\.ckpt")
 BEST_NAME = "best.ckpt"
 HISTORY_NAME = "history.csv"
+
+# Version 1 -> 2, for a network's parameters and, with a prefix such as `moment1.`, the optimiser's. The first that
+# matches counts. Files of version 1 that have the names of version 2 already exist as well.
+_ONLY_IN_VERSION_1 = "output.last.weight"  # every network had it
+_RENAMED = tuple((re.compile(rf"\b{old}"), new) for old, new in (
+    (r"(down|up)s\.(\d)\.\1\.", r"\1s.\2.\1.conv."),
+    (r"(down|up)s\.(\d)\.(norm|act)\.", r"\1s.\2.\1.\3."),
+    (r"(down|up)s\.(\d)\.out_act\.", r"\1s.\2.block.last.residual_act."),
+    (r"downs\.(\d)\.dropout\.", r"downs.\1.block.dropout."),
+    (r"input\.act\.", "input.residual_act."),
+    (r"output\.first\.0\.", "output.first.conv."),
+    (r"output\.first\.1\.", "output.first.norm."),
+    (r"output\.first\.2\.", "output.first.act."),
+    (r"output\.last\.", "output.last.conv."),
+))
+_UNIT_OF_VERSION_1 = re.compile(r"\b((?:down|up)s\.\d\.)units\.(\d)\.")
+
+
+class LaterVersion(UserError):
+    """A checkpoint of a format that this version of the program does not know yet."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +51,7 @@ class Checkpoint:
 
     Attributes:
         path: where it was read from.
-        parameters: name -> parameter: network, optimiser, dropout counters, loss scale.
+        parameters: name, as of `FORMAT_VERSION`, -> parameter: network, optimiser, dropout counters, loss scale.
         state: what the trainer stored beside them (recipe, epoch, step, split, ...); empty for a foreign file.
     """
 
@@ -42,19 +66,24 @@ def checkpoint_name(epoch: int, step: int) -> str:
 
 
 def save_checkpoint(path: Path, cell: nn.Cell, state: dict[str, Any]) -> None:
-    """Write all parameters of `cell` and the JSON-serialisable `state` to `path`, atomically and with a checksum."""
+    """Write all parameters of `cell` and the JSON-serialisable `state` to `path`, atomically and with a checksum.
+
+    The file says the version of its format, see `FORMAT_VERSION`.
+    """
+    text = json.dumps({**state, _VERSION_KEY: FORMAT_VERSION})
     parameters: list[dict[str, str | Tensor]] = [
         {"name": parameter.name, "data": parameter} for parameter in cell.get_parameters()]
     with atomic_path(path) as temporary:
-        ms.save_checkpoint(parameters, str(temporary), append_dict={_STATE_KEY: json.dumps(state)}, crc_check=True)
+        ms.save_checkpoint(parameters, str(temporary), append_dict={_STATE_KEY: text}, crc_check=True)
         temporary.chmod(0o644)  # MindSpore writes 0400, which a later copy over the file stumbles on
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and verify its checksum.
+    """Read a checkpoint, of this format or an earlier one, and verify its checksum.
 
     Raises:
         UserError: the file is missing, empty, cut short, damaged, or no checkpoint at all.
+        LaterVersion: it is of a later format than `FORMAT_VERSION`.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file; check the path")
@@ -71,7 +100,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"checkpoint {path}: {path.stat().st_size} bytes that cannot be read whole (cut short, damaged, or no "
             "checkpoint); use an earlier one, or copy the file again") from error
     text = parameters.pop(_STATE_KEY, None)
-    return Checkpoint(path, parameters, json.loads(text) if text is not None else {})
+    state = json.loads(text) if text is not None else {}
+    version = state.pop(_VERSION_KEY, 1)
+    if version > FORMAT_VERSION:
+        raise LaterVersion(f"checkpoint {path}: format version {version}, expected {FORMAT_VERSION} at most; it is of "
+                           "a later version of this program: use that one")
+    if version == 1 and _ONLY_IN_VERSION_1 in parameters:
+        logger.info("checkpoint %s is of an earlier version: its parameters get the names of this one", path)
+        parameters = {_name_of_version_2(name, parameters): parameter for name, parameter in parameters.items()}
+    return Checkpoint(path, parameters, state)
+
+
+def _name_of_version_2(name: str, names: Collection[str]) -> str:
+    """Return what the parameter `name` of a version 1 checkpoint is called now; `names` are all of its parameters."""
+    unit = _UNIT_OF_VERSION_1.search(name)
+    if unit:
+        # The last unit of a block has a name of its own since it takes the residual.
+        is_last = f"{unit[1]}units.{int(unit[2]) + 1}.conv.weight" not in names
+        return name.replace(unit[0], f"{unit[1]}block.last." if is_last else f"{unit[1]}block.units.{unit[2]}.")
+    for pattern, replacement in _RENAMED:
+        renamed, count = pattern.subn(replacement, name)
+        if count:
+            return renamed
+    return name
 
 
 def load_parameters(checkpoint: Checkpoint, cell: nn.Cell) -> None:
@@ -115,11 +166,14 @@ def load_newest(folder: Path) -> Checkpoint | None:
 
     Raises:
         UserError: there are checkpoints, and none can be read.
+        LaterVersion: the newest whole one is of a later format; going on from an older one would lose its epochs.
     """
     paths = list_checkpoints(folder)
     for path in reversed(paths):
         try:
             checkpoint = load_checkpoint(path)
+        except LaterVersion:
+            raise
         except UserError as error:
             logger.warning("refused: %s", error)
             continue

@@ -4,6 +4,9 @@
     recipe.json                           preprocessing, inputs and outputs, postprocessing, origin
     golden_input.npy, golden_output.npy   a real case (N, 1, X, Y, Z), and the checkpoint's own answer (N, X, Y, Z)
     checksums.json                        SHA-256 of every other file
+
+The golden output is that of the checkpoint's network on MindSpore's operators in fp32. How far the network on the CPU
+kernels was from it, where they were in use, is in `recipe.json` under golden, cpu_kernels (see export.py).
 """
 
 import contextlib
@@ -68,7 +71,10 @@ class Bundle:
         return Postprocess(found["threshold"], found["largest_component"])
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the real case (N, 1, X, Y, Z) and the checkpoint's probability for it (N, X, Y, Z), float32."""
+        """Return the real case (N, 1, X, Y, Z) and the checkpoint's probability for it (N, X, Y, Z), float32.
+
+        The probability comes from the network on MindSpore's operators, not from the CPU kernels.
+        """
         return np.load(self.folder / GOLDEN_INPUT), np.load(self.folder / GOLDEN_OUTPUT)
 
 
@@ -120,7 +126,9 @@ def load_bundle_predictor(path: Path) -> tuple[ExportedPredictor, Bundle]:
 
 
 def check_golden(predictor: ExportedPredictor, bundle: Bundle) -> float:
-    """Run the bundle's golden case and return the largest difference from its golden output.
+    """Run the bundle's golden case on its exported model and return the largest difference from its golden output.
+
+    Both compute with the operators of the export; the CPU kernels play no part.
 
     Raises:
         UserError: the difference is above `GOLDEN_TOLERANCE`.

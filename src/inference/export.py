@@ -1,4 +1,9 @@
-"""From a checkpoint to a bundle that was proven to give the checkpoint's own answer."""
+"""From a checkpoint to a bundle that was proven to give the checkpoint's own answer.
+
+What is exported, and what the golden output comes from, is the checkpoint's network on MindSpore's own operators in
+fp32, since an exported graph has to run where the CPU kernels are not. Where the kernels are in use, the network that
+they serve, which is the one that trains, evaluates and predicts there, has to agree with it too.
+"""
 
 import importlib.util
 import logging
@@ -14,7 +19,7 @@ import numpy as np
 from easydict import EasyDict
 from mindspore import Tensor
 
-from src.checkpoint import Checkpoint
+from src.checkpoint import Checkpoint, load_parameters
 from src.config import plain
 from src.data import Case, get_task
 from src.data.data_manager import DataManager
@@ -24,9 +29,9 @@ from src.inference import bundle as bundles
 from src.inference.evaluate import load_native, require_finite
 from src.inference.postprocess import DEFAULT_POSTPROCESS
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
-from src.networks import ForegroundProbability
+from src.networks import ForegroundProbability, build_network
 from src.networks.export_form import exportable
-from src.ops.select import stock_kernels
+from src.ops.select import kernels, stock_kernels, unit_options
 from src.report.html import package_versions
 
 logger = logging.getLogger(__name__)
@@ -34,6 +39,9 @@ logger = logging.getLogger(__name__)
 FORMATS = tuple(bundles.MODEL_NAMES)
 # MINDIR keeps the network's own operators; ONNX has ELU in another form and other kernels.
 TOLERANCES = {"MINDIR": 1e-5, "ONNX": 1e-4}
+# Of the probability, on the CPU kernels, by the storage of activations. After a quick start the differences are 4e-6
+# and 5e-3; they grow with the size of the logits.
+KERNEL_TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
 SAMPLE_DATA = Path(__file__).resolve().parents[2] / "data" / "sample"
 # Its licence asks for this wherever a case of it goes.
 SAMPLE_SOURCE = ("this program's data/sample, from Medical Segmentation Decathlon Task04_Hippocampus "
@@ -45,7 +53,9 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
                       changes: Mapping[str, Any] | None = None) -> Path:
     """Write the bundle folder `NAME_bundle` and, for each format, `NAME.mindir` and so on beside it.
 
-    Every model is loaded back and has to give the checkpoint's own answer to a real case before anything appears.
+    Every model is loaded back and has to give the checkpoint's own answer to a real case before anything appears: the
+    answer of its network on MindSpore's operators, with which the network on the CPU kernels has to agree, where they
+    are in use.
 
     Args:
         checkpoint_path: of a trained network.
@@ -62,7 +72,7 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
 
     Raises:
         UserError: a format or a name that cannot be written here, no real case, a probability that is not finite,
-            or a model that does not agree. Nothing is left behind then, and an earlier bundle stays.
+            or a model or the CPU kernels do not agree. Nothing is left behind then, and an earlier bundle stays.
     """
     name = _checked_name(name)
     check_formats(formats, device_target)
@@ -83,17 +93,65 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
     batch = np.repeat(load_native(case, manager).block_image[None, None], batch_size, axis=0)
     expected = predictor.predict_batch(batch)
     require_finite(expected, case.case_id, predictor.path)
+    kernel_entry = compare_kernels(checkpoint, recipe, batch, expected)
     target = Path(f"{name}_bundle")
     with bundles.atomic_folder(target) as folder:
         models = {kind: _export_model(predictor, batch, expected, kind, folder) for kind in dict.fromkeys(formats)}
         for file_name, array in ((bundles.GOLDEN_INPUT, batch), (bundles.GOLDEN_OUTPUT, expected)):
             with atomic_path(folder / file_name) as temporary:
                 np.save(temporary, array)
-        write_json(folder / bundles.RECIPE_NAME, _describe(checkpoint, recipe, models, case, data_path))
+        write_json(folder / bundles.RECIPE_NAME, _describe(checkpoint, recipe, models, case, data_path, kernel_entry))
         bundles.write_checksums(folder)
     for kind in models:
         _link(target / bundles.MODEL_NAMES[kind], Path(f"{name}.{kind.lower()}"))
     return target
+
+
+def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np.ndarray,
+                    expected: np.ndarray) -> dict[str, Any] | None:
+    """Compare the checkpoint's network on the CPU kernels with its network on MindSpore's operators.
+
+    Args:
+        checkpoint: the network's parameters.
+        recipe: of the network; `amp_level` and `conv_algorithm` choose how the kernels compute.
+        batch: the real case (N, 1, X, Y, Z).
+        expected: probability (N, X, Y, Z) of the network on MindSpore's operators.
+
+    Returns:
+        For `recipe.json`: `max_difference` of the probability, `voxels_changed`, whose side of the threshold is
+        another, `storage` of activations and `conv_algorithm`. None where the kernels are not in use.
+
+    Raises:
+        UserError: the kernels' answer is not finite or, with fp32 storage, differs by more than `KERNEL_TOLERANCES`.
+            With bf16, which rounds by its nature, that is a warning.
+    """
+    library = kernels()
+    if library is None:
+        return None
+    network = build_network(recipe)
+    load_parameters(checkpoint, network)
+    found = NetworkPredictor(network, checkpoint.path).predict_batch(batch)
+    # Without blocked volumes there are no units, and what is left of the kernels stores fp32.
+    storage = unit_options().storage if library.has_blocked else "float32"
+    difference, bound = bundles.max_difference(found, expected), KERNEL_TOLERANCES[storage]
+    threshold = DEFAULT_POSTPROCESS.threshold
+    changed = int(np.count_nonzero((found > threshold) != (expected > threshold)))
+    finding = (f"the network on the CPU kernels ({storage}), which trains and predicts here, and the one that is "
+               f"exported differ by {difference:.3g} in the probability, expected at most {bound:g}; {changed} of "
+               f"{expected.size} voxels change sides")
+    if not np.isfinite(difference) or storage == "float32" and not difference <= bound:
+        remedy = ("" if recipe["conv_algorithm"] == "direct" else "If eval.py --set conv_algorithm=direct scores as "
+                  "well as without, export with the same setting. ")
+        raise UserError(f"checkpoint {checkpoint.path}: {finding}, and nothing was written. {remedy}Please report this "
+                        "with the recipe and the versions in use")
+    if not difference <= bound:
+        logger.warning("%s. The exported model computes in fp32: evaluate it with eval.py --set amp_level=O0", finding)
+    else:
+        logger.info("CPU kernels (%s) agree with MindSpore's operators, which are exported: largest difference of the "
+                    "probability %.3g (at most %g), %d of %d voxels change sides", storage, difference, bound, changed,
+                    expected.size)
+    return {"max_difference": difference, "voxels_changed": changed, "storage": storage,
+            "conv_algorithm": recipe["conv_algorithm"]}
 
 
 def golden_case(checkpoint: Checkpoint, recipe: Mapping[str, Any], data_path: Path | None = None) -> Case:
@@ -211,7 +269,7 @@ def _name_ends(path: Path) -> None:
 
 
 def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], case: Case,
-              data_path: Path | None) -> dict[str, Any]:
+              data_path: Path | None, kernel_entry: dict[str, Any] | None) -> dict[str, Any]:
     state = checkpoint.state
     source = SAMPLE_SOURCE if data_path is None else "the data folder given to export"
     return {
@@ -222,7 +280,8 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
         "postprocessing": {"threshold": DEFAULT_POSTPROCESS.threshold,
                            "largest_component": DEFAULT_POSTPROCESS.largest_component, "connectivity": "faces"},
         "golden": {"case_id": case.case_id, "source": source, "input": bundles.GOLDEN_INPUT,
-                   "output": bundles.GOLDEN_OUTPUT},
+                   "output": bundles.GOLDEN_OUTPUT, "computed_by": "MindSpore's operators, float32",
+                   "cpu_kernels": kernel_entry},
         "checkpoint": {"file": checkpoint.path.name, "sha256": bundles.file_sha256(checkpoint.path),
                        "epoch": state.get("epoch"), "step": state.get("step"), "best_dice": state.get("best_dice")},
         "recipe_name": state.get("recipe_name"),

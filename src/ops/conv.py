@@ -104,53 +104,43 @@ def _conv_op(cell: nn.Cell, transposed: bool) -> ConvOp | None:
     return ConvOp(str(library.path), transposed, weight.shape, cell.stride, padding, extra, cell.has_bias)
 
 
-class Conv3d(nn.Conv3d):
+class _Served(nn.Cell):
+    """What the four cells have in common: the operator that serves the cell, or MindSpore's own computation."""
+
+    transposed = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.op = _conv_op(self, self.transposed)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.op is None:
+            # Not super(): MindSpore's parser takes that for the parent of the cell's own class, which is this one.
+            return self.stock(x)
+        return self.op(x, self.weight, self.bias) if self.has_bias else self.op(x, self.weight)
+
+
+class Conv3d(_Served, nn.Conv3d):
     """MindSpore's Conv3d, computed by oneDNN where the CPU kernels are in use; arguments and parameters are its own."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.op = _conv_op(self, transposed=False)
-
-    def construct(self, x: Tensor) -> Tensor:
-        if self.op is None:
-            return super().construct(x)
-        return self.op(x, self.weight, self.bias) if self.has_bias else self.op(x, self.weight)
+    stock = nn.Conv3d.construct
 
 
-class Conv3dTranspose(nn.Conv3dTranspose):
+class Conv3dTranspose(_Served, nn.Conv3dTranspose):
     """MindSpore's Conv3dTranspose, computed by oneDNN where the CPU kernels are in use."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.op = _conv_op(self, transposed=True)
-
-    def construct(self, x: Tensor) -> Tensor:
-        if self.op is None:
-            return super().construct(x)
-        return self.op(x, self.weight, self.bias) if self.has_bias else self.op(x, self.weight)
+    transposed = True
+    stock = nn.Conv3dTranspose.construct
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(_Served, nn.Conv2d):
     """MindSpore's Conv2d, computed by oneDNN where the CPU kernels are in use."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.op = _conv_op(self, transposed=False)
-
-    def construct(self, x: Tensor) -> Tensor:
-        if self.op is None:
-            return super().construct(x)
-        return self.op(x, self.weight, self.bias) if self.has_bias else self.op(x, self.weight)
+    stock = nn.Conv2d.construct
 
 
-class Conv2dTranspose(nn.Conv2dTranspose):
+class Conv2dTranspose(_Served, nn.Conv2dTranspose):
     """MindSpore's Conv2dTranspose, computed by oneDNN where the CPU kernels are in use."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.op = _conv_op(self, transposed=True)
-
-    def construct(self, x: Tensor) -> Tensor:
-        if self.op is None:
-            return super().construct(x)
-        return self.op(x, self.weight, self.bias) if self.has_bias else self.op(x, self.weight)
+    transposed = True
+    stock = nn.Conv2dTranspose.construct

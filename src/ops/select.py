@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from src.errors import UserError
 from src.ops.cpu.library import KernelLibrary, load_library
 from src.ops.cpu.toolchain import KernelBuildError
 
@@ -64,8 +65,16 @@ def use_cpu_kernels(threads: int | None = None) -> bool:
 
 
 def set_unit_options(options: UnitOptions) -> None:
-    """Set how units that are made from now on compute."""
+    """Set how units that are made from now on compute.
+
+    Raises:
+        UserError: `direct` is asked for, but the kernels in use have no oneDNN, whose kernels these are.
+    """
     global _options
+    library = kernels()
+    if options.algorithm == "direct" and library is not None and not library.has_onednn:
+        raise UserError(f"conv_algorithm: found 'direct', which takes oneDNN's kernels; {library.onednn_problem}; make "
+                        "oneDNN available, or choose another with --set conv_algorithm=auto")
     _options = options
 
 

@@ -14,8 +14,9 @@ from src.errors import UserError
 from src.inference import export
 from src.inference.bundle import file_sha256, max_difference, read_bundle
 from src.inference.evaluate import load_native
-from src.inference.export import SAMPLE_DATA, export_checkpoint, golden_case
-from src.inference.predictor import recipe_of
+from src.inference.export import SAMPLE_DATA, compare_kernels, export_checkpoint, golden_case
+from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor, recipe_of
+from src.ops.select import stock_kernels
 from tests.inference.helpers import bright_case
 
 RECIPE = {"task": "promise12"}
@@ -58,6 +59,79 @@ def test_golden_pair_is_the_checkpoints_answer_to_a_real_case(bundle, predictor)
     np.testing.assert_array_equal(batch[0, 0], load_native(case, bundle.manager).block_image)
     assert max_difference(predictor.predict_block(batch[0, 0]), expected[0]) <= 5e-5  # exported by stock operators
     assert expected.min() < 0.4 < 0.6 < expected.max()  # a constant would agree with much
+
+
+def test_golden_output_is_of_mindspores_operators(bundle, checkpoint_path):
+    batch, golden = bundle.golden()
+    with stock_kernels():
+        stock = load_checkpoint_predictor(checkpoint_path)[0]
+    np.testing.assert_array_equal(stock.predict_batch(batch), golden)
+    assert bundle.content["golden"]["computed_by"] == "MindSpore's operators, float32"
+
+
+def test_bundle_says_how_far_the_cpu_kernels_are_from_it(bundle, checkpoint_path, kernels_in_use):
+    batch, golden = bundle.golden()
+    found = load_checkpoint_predictor(checkpoint_path)[0].predict_batch(batch)
+    entry = bundle.content["golden"]["cpu_kernels"]
+    # Not equal, since another number of threads may round in another way; above 0, since it is another network.
+    assert 0 < entry["max_difference"] <= 5e-5
+    assert entry["max_difference"] == pytest.approx(np.abs(found - golden).max(), abs=5e-6)
+    assert entry["voxels_changed"] <= 5
+    assert (entry["storage"], entry["conv_algorithm"]) == ("float32", "auto")
+
+
+@pytest.fixture
+def compare(bundle, checkpoint_path, kernels_in_use, monkeypatch):
+    """Call `compare_kernels` as if the kernels answered the golden case with `answer(golden)`."""
+    checkpoint = load_checkpoint(checkpoint_path)
+
+    def call(answer, **changes):
+        batch, golden = bundle.golden()
+        monkeypatch.setattr(NetworkPredictor, "predict_batch", lambda self, given: answer(golden))
+        return compare_kernels(checkpoint, recipe_of(checkpoint, changes), batch, golden)
+
+    return call
+
+
+def test_kernels_that_agree(compare, caplog):
+    caplog.set_level("INFO")
+    assert compare(lambda golden: golden + 0.0) == {
+        "max_difference": 0.0, "voxels_changed": 0, "storage": "float32", "conv_algorithm": "auto"}
+    assert "CPU kernels (float32) agree with MindSpore's operators" in caplog.text
+
+
+def test_kernels_that_do_not_agree_are_refused(compare, checkpoint_path):
+    with pytest.raises(UserError, match=r"checkpoint_vnet-7_3.ckpt: .*differ by 0.002 .*expected at most 0.001; .*"
+                                        r"nothing was written. If eval.py --set conv_algorithm=direct"):
+        compare(lambda golden: golden + np.float32(0.002))
+    with pytest.raises(UserError, match="nothing was written. Please report"):
+        compare(lambda golden: golden + np.float32(0.002), conv_algorithm="direct")
+
+
+def test_bf16_kernels_may_round_but_not_overflow(compare, caplog):
+    def flip(golden):
+        return np.where(golden > 0.5, 0.4, 0.6).astype(np.float32)
+
+    entry = compare(lambda golden: golden + np.float32(0.002), amp_level="bf16")
+    assert entry["storage"] == "bfloat16"
+    assert entry["max_difference"] == pytest.approx(0.002, abs=1e-6)
+    assert "evaluate" not in caplog.text
+    assert compare(flip, amp_level="bf16")["voxels_changed"] == 32**3
+    assert "32768 of 32768 voxels change sides. The exported model computes in fp32: evaluate it with" in caplog.text
+    with pytest.raises(UserError, match="differ by inf"):
+        compare(lambda golden: np.full_like(golden, np.nan), amp_level="bf16")
+
+
+def test_without_kernels_there_is_nothing_to_compare(bundle, checkpoint_path):
+    checkpoint = load_checkpoint(checkpoint_path)
+    assert compare_kernels(checkpoint, recipe_of(checkpoint), *bundle.golden()) is None
+
+
+def test_kernels_that_do_not_agree_leave_nothing(quick_load, checkpoint_path, tmp_path, kernels_in_use, monkeypatch):
+    monkeypatch.setitem(export.KERNEL_TOLERANCES, "float32", -1.0)
+    with pytest.raises(UserError, match="the network on the CPU kernels .* nothing was written"):
+        export_checkpoint(checkpoint_path, str(tmp_path / "vnet"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_model_lies_beside_the_bundle_and_can_be_copied_over(bundle):

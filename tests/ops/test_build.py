@@ -18,7 +18,7 @@ from src.ops.cpu import library as loading
 from src.ops.cpu import toolchain
 from src.ops.cpu.build import build, cache_folder, read_metadata
 from src.ops.cpu.library import KernelLibrary, from_bf16, load_library, to_bf16
-from src.ops.cpu.toolchain import ISAS, KernelBuildError, choose_isa, find_compiler
+from src.ops.cpu.toolchain import ISAS, KernelBuildError, find_compiler
 
 ROOT = Path(__file__).parent.parent.parent
 ENTRY = """
@@ -239,6 +239,35 @@ def test_compile_error_is_readable(sources, capsys):
     assert "error: building the library" in capsys.readouterr().err
 
 
+def test_link_error_shows_what_is_undefined(sources):
+    names = [f"missing_{number}" for number in range(3)]
+    calls = "\n".join(f"int {name}(); int call_{name}() {{ return {name}(); }}" for name in names)
+    (sources / "entry.cc").write_text(calls, encoding="utf-8")
+    with pytest.raises(KernelBuildError) as caught:
+        build()
+    head, *errors = str(caught.value).splitlines()
+    assert "building the library of the CPU kernels with g++" in head
+    assert [[name for name in names if name in line] for line in errors] == [[name] for name in names]
+    assert all("undefined reference" in line for line in errors)
+
+
+def test_link_error_without_the_word_error_shows(sources, monkeypatch):
+    flags = module.Plan.link_flags
+    monkeypatch.setattr(module.Plan, "link_flags", lambda plan: [*flags(plan), "-lno_such_library"])
+    with pytest.raises(KernelBuildError, match="cannot find -lno_such_library") as caught:
+        build()
+    assert "collect2" not in str(caught.value)
+
+
+def test_compiler_that_does_not_start_is_readable(sources, tmp_path):
+    # It tells its version, and is gone when it is to compile.
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\nrm {compiler}\nexec g++ "$@"\n', encoding="utf-8")
+    with pytest.raises(KernelBuildError, match=r"compiler` does not start \(No such file.*\); install g\+\+") as caught:
+        build()
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("compiler", "words"), [("/bin/false", "exit code 1"), ("/nowhere/g++", "no such program"),
                                                  ("/etc/passwd", "no such program")])
 def test_broken_compiler_is_one_line(sources, monkeypatch, compiler, words):
@@ -276,23 +305,6 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "vnet-mindspore"
-
-
-def test_instruction_sets(monkeypatch):
-    monkeypatch.delenv("VNET_CPU_ISA", raising=False)
-    best = set(ISAS["avx512"].cpu_flags)
-    for flags, expected in ((best, "avx512"), (best - {"avx512vl"}, "avx2"), (best - {"fma"}, "baseline")):
-        monkeypatch.setattr(toolchain, "cpu_flags", lambda flags=flags: flags)
-        assert choose_isa().name == expected
-    monkeypatch.setenv("VNET_CPU_ISA", "avx2")
-    with pytest.raises(KernelBuildError, match="VNET_CPU_ISA=avx2: this processor has no fma"):
-        choose_isa()
-    monkeypatch.setenv("VNET_CPU_ISA", "sse9")
-    with pytest.raises(KernelBuildError, match="found 'sse9', expected one of avx512, avx2, baseline"):
-        choose_isa()
-    monkeypatch.setattr(toolchain.platform, "machine", lambda: "aarch64")
-    with pytest.raises(KernelBuildError, match="aarch64"):
-        choose_isa()
 
 
 def test_library_for_another_processor_is_not_even_opened(sources, monkeypatch):

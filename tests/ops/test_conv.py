@@ -215,12 +215,11 @@ def test_nan_and_infinity_reach_the_output(library):
     assert np.isfinite(y[:, :, 0, 0, :]).all()
 
 
-def test_sizes_that_do_not_fit_are_an_error(library, capfd):
+def test_sizes_that_do_not_fit_are_an_error(library):
     config = np.array([3, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0], np.int64)
     x, weight = np.zeros((1, 2, 4, 4, 4), np.float32), np.zeros((2, 2, 3, 3, 3), np.float32)
-    with pytest.raises(RuntimeError, match="ConvForward"):
+    with pytest.raises(RuntimeError, match="ConvForward: .*don't fit"):
         library.call("ConvForward", [config, x, weight], [np.zeros((1, 2, 3, 3, 3), np.float32)])
-    assert "don't fit" in capfd.readouterr().err
 
 
 def test_memory_stays_flat_over_many_sizes(library):

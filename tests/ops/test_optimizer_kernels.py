@@ -136,17 +136,15 @@ def test_adam_is_the_same_for_any_number_of_threads(library):
             np.testing.assert_array_equal(a, b)
 
 
-def test_adam_refuses_tensors_that_do_not_belong_together(library, capfd):
+def test_adam_refuses_tensors_that_do_not_belong_together(library):
     state = AdamState()
     gradients = tensors(2)
     gradients[3] = np.zeros(3, np.float32)
-    with pytest.raises(RuntimeError, match="AdamUpdate"):
+    with pytest.raises(RuntimeError, match="AdamUpdate: .*parameter 3 has another size"):
         state.update(library, gradients, 0.01)
-    assert "parameter 3 has another size" in capfd.readouterr().err
     state.decay = state.decay[1:]
-    with pytest.raises(RuntimeError, match="AdamUpdate"):
+    with pytest.raises(RuntimeError, match=r"AdamUpdate: config has 18 values, expected 3 \+ 2 P for 8 parameters"):
         state.update(library, tensors(2), 0.01)
-    assert "config has 18 values, expected 3 + 2 P for 8 parameters" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("sizes", [[5, 6], [2, 3], [33, 1], [16, 24, 24, 24, 7, 2, 1]])

@@ -136,3 +136,40 @@ def test_layouts_by_hand_and_back(kernels_in_use, storage):
 def test_odd_sizes_cannot_be_halved(kernels_in_use):
     with pytest.raises((ValueError, RuntimeError), match="expected even numbers"):
         ConvUnit(16, 32, 2, 2)(Tensor(np.zeros((1, 16, 4, 3, 4), np.float32)))
+
+
+class TwoGradients(nn.Cell):
+    """The gradients at x of one unit for two gradients of its result."""
+
+    def __init__(self, unit: nn.Cell, shared: bool):
+        super().__init__()
+        self.unit, self.shared, self.grad = unit, shared, ops.GradOperation(sens_param=True)
+
+    def construct(self, x: Tensor, first: Tensor, second: Tensor):
+        if self.shared:
+            _, vjp = ms.vjp(self.unit, x)
+            return vjp(first), vjp(second)
+        return self.grad(self.unit)(x, first), self.grad(self.unit)(x, second)
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+@pytest.mark.parametrize("how", ["two grads in a cell", "a vjp called twice in Python", "a vjp called twice in a cell"])
+def test_two_backward_passes(kernels_in_use, how, mode):
+    """UnitBackward writes over what the forward pass kept: the second one needs a forward pass of its own."""
+    ms.set_context(mode=mode)
+    rng = np.random.default_rng(5)
+    network = nn.SequentialCell(ConvUnit(16, 16, 5, act="elu"), Layout(str(kernels_in_use.path))).set_train()
+    x, first, second = (Tensor(rng.normal(size=(1, 16, 6, 5, 7)).astype(np.float32)) for _ in range(3))
+    expected = [ops.GradOperation(sens_param=True)(network)(x, dout).asnumpy().copy() for dout in (first, second)]
+    if how == "a vjp called twice in Python":
+        _, vjp = ms.vjp(network, x)
+        found = [vjp(dout) for dout in (first, second)]
+    elif how == "a vjp called twice in a cell" and mode == ms.GRAPH_MODE:
+        with pytest.raises(RuntimeError, match="a second backward pass of one forward pass"):
+            TwoGradients(network, True).set_train()(x, first, second)[1][0].asnumpy()
+        return
+    else:
+        found = TwoGradients(network, "vjp" in how).set_train()(x, first, second)
+    for mine, theirs in zip(found, expected, strict=True):
+        value = (mine[0] if isinstance(mine, tuple) else mine).asnumpy()
+        assert relative_error(value, theirs.astype(np.float64)) < 1e-6

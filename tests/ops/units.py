@@ -13,6 +13,16 @@ ONE = np.zeros(1, np.float32)
 GRADIENTS = ("dx", "dresidual", "dweight", "dbias", "dgamma", "dbeta", "dslope", "dslope2")
 
 
+def aligned(shape: tuple[int, ...], value: float, dtype: type) -> np.ndarray:
+    """Return an array at a whole cache line, as MindSpore's are; the kernels stream to no others."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(count + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    array = memory[start:start + count].view(dtype).reshape(shape)
+    array[...] = value
+    return array
+
+
 @dataclass
 class UnitCase:
     """Random inputs of one unit; volumes are plain float64 arrays of values that the storage type holds exactly."""
@@ -130,9 +140,9 @@ class UnitCase:
     def _volume(self, channels: int, size: tuple[int, ...], plain: bool = False) -> np.ndarray:
         """Return an output full of NaN, so that a value that is not written shows."""
         if plain:
-            return np.full((self.samples, channels, *size), np.nan, np.float32)
+            return aligned((self.samples, channels, *size), np.nan, np.float32)
         shape = (self.samples, channels // ref.LANES, *size, ref.LANES)
-        return np.full(shape, 0x7FC0, np.uint16) if self.storage == "bfloat16" else np.full(shape, np.nan, np.float32)
+        return aligned(shape, 0x7FC0, np.uint16) if self.storage == "bfloat16" else aligned(shape, np.nan, np.float32)
 
     def forward(self, library: KernelLibrary) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         inputs, size, plain = self.inputs(), self.conv_shape()[2:], self.form.kind == "output"
@@ -153,7 +163,8 @@ class UnitCase:
         dout = self.values["dout"]
         dout = dout.astype(np.float32) if self.form.kind == "output" else self.stored(dout)
         names = ("x", "residual", "weight", "bias", "gamma", "beta", "slope", "slope2")
-        outputs = [np.full_like(inputs[name], np.nan if inputs[name].dtype != np.uint16 else 0x7FC0) for name in names]
+        outputs = [aligned(inputs[name].shape, np.nan if inputs[name].dtype != np.uint16 else 0x7FC0,
+                           inputs[name].dtype.type) for name in names]
         if self.form.kind == "input":
             outputs[0] = ONE.copy()
         library.call("UnitBackward", [inputs[name] for name in ("config",)] + [dout] + [

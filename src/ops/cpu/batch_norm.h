@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "threads.h"
+#include "scratch.h"
 
 namespace vnet {
 
@@ -19,7 +19,7 @@ namespace vnet {
 class Constants {
  public:
   explicit Constants(int64_t channels)
-      : channels_(channels), next_(scratch(Slot::constants, static_cast<size_t>(channels) * 16)) {}
+      : channels_(channels), next_(scratch(channels * 16)) {}
   float* floats() { return take(1); }
   double* doubles(int vectors) { return reinterpret_cast<double*>(take(2 * vectors)); }
 

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -47,7 +48,7 @@ KEPT_LIBRARIES = 3
 KEPT_SECONDS = 3600
 
 # What there is without AVX2: oneDNN, which looks at the processor itself, and what its entries need.
-_BASELINE_SOURCES = ("library.cc", "onednn.cc", "onednn_conv.cc", "profile.cc", "threads.cc")
+_BASELINE_SOURCES = ("library.cc", "onednn.cc", "onednn_conv.cc", "profile.cc", "scratch.cc", "threads.cc")
 # This one runs before the processor is known to be able to run the others.
 _ALWAYS_BASELINE = "library.cc"
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-Wall", "-Wextra")
@@ -220,12 +221,20 @@ def _build_entry(plan: Plan, cache: Path, entry: Path) -> None:
 def _run_compiler(plan: Plan, arguments: Sequence[str], target: Path) -> None:
     assert plan.compiler is not None
     with atomic_path(target) as temporary:
-        result = subprocess.run([*plan.compiler.command, *arguments, "-o", str(temporary)], capture_output=True,
-                                text=True, errors="replace", check=False, env={**os.environ, "LC_ALL": "C"})
+        try:
+            result = subprocess.run([*plan.compiler.command, *arguments, "-o", str(temporary)], capture_output=True,
+                                    text=True, errors="replace", check=False, env={**os.environ, "LC_ALL": "C"})
+        except OSError as error:
+            raise KernelBuildError(f"`{shlex.join(plan.compiler.command)}` does not start ({error.strerror or error}); "
+                                   f"install {COMPILER_HINT}") from error
         lines = [line for line in result.stderr.splitlines() if line.strip()]
         if result.returncode != 0 or not temporary.exists():
             what = next((Path(argument).name for argument in arguments if argument.endswith(".cc")), "the library")
-            errors = [line for line in lines if re.search("error|undefined", line)] or lines
+            if what == "the library":
+                # A linker says in many words what is wrong; "error" may be in collect2's last line alone.
+                errors = [line for line in lines if not re.search("^collect2|: in function |warning:", line)] or lines
+            else:
+                errors = [line for line in lines if re.search("error", line, re.IGNORECASE)] or lines
             raise KernelBuildError("\n  ".join([
                 f"building {what} of the CPU kernels with {plan.compiler.title} failed (exit code "
                 f"{result.returncode}); expected {COMPILER_HINT}; the compiler says:",

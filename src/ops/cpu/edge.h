@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "kernels.h"
+#include "scratch.h"
 #include "threads.h"
 #include "winograd_tile.h"
 

@@ -162,16 +162,17 @@ struct ToBlocked {
 template <class T>
 void plain_to_blocked(Shape out, int64_t plain, const float* x, const EdgeWeights& weights, const float* weight, T* y,
                       const Epilogue<T>& epilogue) {
+  ScratchScope scope;
   weights.check();
   EdgeGrid grid(out);
-  float* padded = scratch(Slot::plain_a, out.n * plain * grid.channel_floats());
+  float* padded = scratch(out.n * plain * grid.channel_floats());
   edge_pad(out, grid, out.n * plain, x, padded);
-  float* transformed = scratch(Slot::weights, weights.transformed_floats(plain));
+  float* transformed = scratch(weights.transformed_floats(plain));
   edge_transform_weights(weights, weight, plain, transformed);
 
   ToBlocked<T> kernel{out, grid, plain, padded, transformed, y, epilogue, worth_streaming(out, y)};
   int64_t tasks = out.n * grid.tiles(), floats = kernel.scratch_floats();
-  float* memory = scratch(Slot::inputs, threads() * floats);
+  float* memory = scratch(threads() * floats);
   run_with_sums(tasks, 2 * out.c, epilogue.sums, [&](int64_t task, int thread, double* sums) {
     kernel.tile(task, memory + thread * floats, sums);
   });

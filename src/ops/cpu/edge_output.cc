@@ -233,17 +233,18 @@ struct ToPlain {
 template <class T>
 void output_forward(Shape in, int64_t classes, int64_t k, const T* x, const float* weight, const float* bias, float* y,
                     double* sums) {
+  ScratchScope scope;
   int64_t pairs = (classes + 1) / 2, taps = k * k * k;
   EdgeWeights weights{in.c, classes, taps, in.c * taps, k, false};
   weights.check();
-  float* transformed = scratch(Slot::weights, weights.transformed_floats(2 * pairs));
+  float* transformed = scratch(weights.transformed_floats(2 * pairs));
   edge_transform_weights(weights, weight, 2 * pairs, transformed);
 
   EdgeGrid grid(in);
   int64_t columns = (in.w + kColumn - 1) / kColumn, tasks = in.n * grid.height * columns;
   ToPlain<T> kernel{in, classes, pairs, grid, columns, x, transformed, bias, y};
   int64_t floats = kernel.scratch_floats();
-  float* memory = scratch(Slot::inputs, threads() * floats);
+  float* memory = scratch(threads() * floats);
   run_with_sums(tasks, 2 * classes, sums, [&](int64_t task, int thread, double* task_sums) {
     kernel.column(task, memory + thread * floats, task_sums);
   });

@@ -190,16 +190,17 @@ void write_weights(const EdgeWeights& weights, const float* sums, float* dweight
 template <class T>
 void edge_weight_gradient(Shape shape, const EdgeWeights& weights, const float* plain, const T* blocked,
                           float* dweight) {
+  ScratchScope scope;
   weights.check();
   EdgeGrid grid(shape);
-  float* padded = scratch(Slot::plain_a, shape.n * weights.plain * grid.channel_floats());
+  float* padded = scratch(shape.n * weights.plain * grid.channel_floats());
   edge_pad(shape, grid, shape.n * weights.plain, plain, padded);
 
   EdgeWeightGradient<T> kernel{shape, grid, weights.plain, padded, blocked};
   int64_t floats = kernel.scratch_floats(), sums = kernel.sums_floats();
-  float* memory = scratch(Slot::inputs, threads() * floats);
-  float* running = scratch(Slot::outputs, threads() * sums);
-  float* totals = scratch(Slot::gradient, threads() * sums);
+  float* memory = scratch(threads() * floats);
+  float* running = scratch(threads() * sums);
+  float* totals = scratch(threads() * sums);
   int64_t tiles = shape.n * grid.tiles();
   share(tiles, [&](int64_t first, int64_t last, int thread) {
     kernel.tiles(first, last, memory + thread * floats, running + thread * sums, totals + thread * sums);

@@ -6,10 +6,16 @@
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <new>
+#include <stdexcept>
 
 #include "kernels.h"
 #include "profile.h"
+#include "scratch.h"
 #include "threads.h"
+
+// In library.cc: keeps the words of a failure, for VnetLastError.
+extern "C" void VnetKeepError(const char* text);
 
 namespace vnet {
 
@@ -47,26 +53,43 @@ inline Category category_of(const char* name) {
   return Category::other;
 }
 
-// Runs body(call); an exception becomes the error code that MindSpore reports, with its text on stderr.
+// What an entry returns when it failed; VnetLastError() has the words.
+constexpr int kFailed = 1;
+
+// Runs body(call). MindSpore puts the words of an exception into its own, but knows nothing more of an error code; so
+// it gets the exception. It always hands over its attributes as the last argument, whereas a call through ctypes has
+// none there: that must not see an exception, and asks for the words of a failure.
 template <class Body>
-int enter(const char* name, int count, void** data, int* ranks, int64_t** shapes, const char** types, Body body) {
+int enter(const char* name, int count, void** data, int* ranks, int64_t** shapes, const char** types,
+          const void* attributes, Body body) {
   std::lock_guard<std::mutex> guard(entry_mutex());
+  ScratchScope scope;
   Timer timer(category_of(name));
+  char text[1024];  // no memory is asked for: there may be none
   try {
     body(Call{count, data, ranks, shapes, types});
     return 0;
+  } catch (const std::bad_alloc& error) {  // of scratch memory it says how much was wanted (scratch.cc)
+    std::snprintf(text, sizeof text,
+                  "CPU kernel %s: not enough memory for the scratch of its work: %s; a smaller batch_size or VolSize "
+                  "needs less",
+                  name, error.what());
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "CPU kernel %s: %s\n", name, error.what());
-    return 1;
+    std::snprintf(text, sizeof text, "CPU kernel %s: %s", name, error.what());
   }
+  VnetKeepError(text);
+  if (attributes != nullptr) throw std::runtime_error(text);
+  return kFailed;
 }
 
 }  // namespace vnet
 
 // VNET_ENTRY(Name) { ... uses `call` ... }
-#define VNET_ENTRY(name)                                                                                       \
-  static void name##Body(const vnet::Call& call);                                                              \
-  extern "C" int name(int count, void** data, int* ranks, int64_t** shapes, const char** types, void*, void*) { \
-    return vnet::enter(#name, count, data, ranks, shapes, types, name##Body);                                   \
-  }                                                                                                             \
+#define VNET_ENTRY(name)                                                                                      \
+  static void name##Body(const vnet::Call& call);                                                             \
+  extern "C" int name(int count, void** data, int* ranks, int64_t** shapes, const char** types, void* stream, \
+                      void* attributes) {                                                                     \
+    static_cast<void>(stream);                                                                                \
+    return vnet::enter(#name, count, data, ranks, shapes, types, attributes, name##Body);                     \
+  }                                                                                                           \
   static void name##Body(const vnet::Call& call)

@@ -1,6 +1,8 @@
 // What the library says of itself. Compiled for any x86-64 processor, so that it can be asked before anything else.
 #include "threads.h"
 
+#include <cstring>
+
 #if defined(VNET_ONEDNN)
 #include <dnnl.h>
 #endif
@@ -13,7 +15,20 @@
 #define VNET_ISA_NAME "baseline"
 #endif
 
+namespace {
+
+thread_local char last_error[1024] = "";
+
+}  // namespace
+
 extern "C" {
+
+// Why the last entry that failed in this thread did.
+const char* VnetLastError() { return last_error; }
+
+void VnetKeepError(const char* text) {
+  std::strncpy(last_error, text, sizeof last_error - 1);  // the last byte stays zero
+}
 
 const char* VnetIsa() { return VNET_ISA_NAME; }
 

@@ -13,6 +13,7 @@ from src.ops.cpu.toolchain import ISAS, KernelBuildError, missing_flags
 _ENTRY_ARGUMENTS = (ctypes.c_int, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int),
                     ctypes.POINTER(ctypes.POINTER(ctypes.c_int64)), ctypes.POINTER(ctypes.c_char_p), ctypes.c_void_p,
                     ctypes.c_void_p)
+_FAILED = 1  # as in entry.h: the library has the words
 
 
 class KernelLibrary:
@@ -39,12 +40,12 @@ class KernelLibrary:
         self.isa = isa.name
         self.has_blocked = isa.blocked
         self._library = ctypes.CDLL(str(path))
-        self._library.VnetIsa.restype = ctypes.c_char_p
+        self._library.VnetIsa.restype = self._library.VnetLastError.restype = ctypes.c_char_p
         if (found := self._library.VnetIsa().decode()) != isa.name:
             raise KernelBuildError(f"{path} says it is for {found}, expected {isa.name}; remove that folder")
         state = self._library.VnetHasOneDnn()
         self.has_onednn = state == 1
-        self.onednn_problem = {1: "", 0: "it is not installed (pip install -r requirements.txt)"}.get(
+        self.onednn_problem = {1: "", 0: "none was found to build them with (pip install -r requirements.txt)"}.get(
             state, "another library of its name, built for other threads, came first (MindSpore's own)")
         if self.has_onednn:
             self._library.VnetLimitOneDnn()
@@ -71,7 +72,7 @@ class KernelLibrary:
 
         Raises:
             ValueError: an output is not contiguous.
-            RuntimeError: the entry reports an error; its words are on stderr.
+            RuntimeError: the entry reports an error, in its words.
         """
         if not all(output.flags.c_contiguous for output in outputs):
             raise ValueError(f"{name}: outputs have to be contiguous arrays")
@@ -86,6 +87,8 @@ class KernelLibrary:
                      (ctypes.POINTER(ctypes.c_int64) * count)(
                          *(ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64)) for shape in shapes)),
                      (ctypes.c_char_p * count)(*(name.encode() for name in types)), None, None)
+        if code == _FAILED:
+            raise RuntimeError(self._library.VnetLastError().decode(errors="replace"))
         if code != 0:
             raise RuntimeError(f"CPU kernel {name} failed with code {code}")
 

@@ -8,6 +8,7 @@
 #include "finish_gradient.h"
 #include "kernels.h"
 #include "rows.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace vnet {
@@ -84,9 +85,10 @@ void finish_forward(Shape shape, const T* y, const Finish<T>& finish, T* out, in
 template <class T>
 void finish_backward_sums(Shape shape, const T* dout, int64_t dout_blocks, const T* y, const Finish<T>& all,
                           double* sums, float* dslope, float* dslope2, T* dresidual) {
+  ScratchScope scope;
   Finish<T> finish = for_gradient(all);
   int64_t channels = shape.c, stride = kSums * channels;
-  double* shares = reinterpret_cast<double*>(scratch(Slot::sums, static_cast<size_t>(2 * threads() * stride)));
+  double* shares = scratch<double>(threads() * stride);
   std::fill_n(shares, threads() * stride, 0.0);
   bool stream_ds = streams(dresidual, shape.n * channels * shape.voxels());
   with_curves(finish.act, finish.act2, [&](auto curve, auto curve2) {

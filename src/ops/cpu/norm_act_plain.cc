@@ -3,6 +3,7 @@
 #include "finish_gradient.h"
 #include "kernels.h"
 #include "rows.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace vnet {
@@ -35,8 +36,9 @@ void plain_finish_forward(Shape shape, const float* y, const Finish<float>& fini
 
 void plain_finish_backward_sums(Shape shape, const float* dout, const float* y, const Finish<float>& finish,
                                 double* sums, float* dslope) {
+  ScratchScope scope;
   int64_t channels = shape.c, stride = kSums * channels;
-  double* shares = reinterpret_cast<double*>(scratch(Slot::sums, static_cast<size_t>(2 * threads() * stride)));
+  double* shares = scratch<double>(threads() * stride);
   std::fill_n(shares, threads() * stride, 0.0);
   with_curves(finish.act, finish.act2, [&](auto curve, auto curve2) {
     share_rows(shape.n * channels, shape.voxels(), [&](int64_t row, int64_t begin, int64_t end, int thread) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "scratch.h"
 #include "threads.h"
 
 #if defined(VNET_ONEDNN)
@@ -58,20 +59,21 @@ Tag activation_tag(const Convolution& convolution) {
   return convolution.src.size() == 5 ? Tag::nCdhw16c : Tag::nChw16c;
 }
 
-size_t floats_of(const memory::desc& desc) { return (desc.get_size() + sizeof(float) - 1) / sizeof(float); }
+int64_t floats_of(const memory::desc& desc) {
+  return static_cast<int64_t>((desc.get_size() + sizeof(float) - 1) / sizeof(float));
+}
 
 // A volume or the weights: the layout of the caller's memory, that of oneDNN's, and the way between them. Where
 // oneDNN's volume is larger, `offset` says where the caller's lies in it, and the rest is filled with zeros.
 struct Operand {
-  Slot slot;
   bool is_result, moved, padded;
-  size_t inside_floats;
+  int64_t inside_floats;
   memory outside, inside, place;
   dnnl::reorder move;
 
-  Operand(Slot slot, bool is_result, const memory::desc& outside_desc, const memory::desc& inside_desc,
+  Operand(bool is_result, const memory::desc& outside_desc, const memory::desc& inside_desc,
           const Key& offset)
-      : slot(slot), is_result(is_result), moved(outside_desc != inside_desc),
+      : is_result(is_result), moved(outside_desc != inside_desc),
         padded(outside_desc.get_dims() != inside_desc.get_dims()), inside_floats(floats_of(inside_desc)),
         outside(outside_desc, engine(), DNNL_MEMORY_NONE), inside(inside_desc, engine(), DNNL_MEMORY_NONE),
         place(padded ? inside_desc.submemory_desc(outside_desc.get_dims(), offset) : inside_desc, engine(),
@@ -80,12 +82,12 @@ struct Operand {
   }
 
   void attach(float* data) {
-    float* own = moved ? scratch(slot, inside_floats) : data;
+    float* own = moved ? scratch(inside_floats) : data;
     outside.set_data_handle(data);
     inside.set_data_handle(own);
     place.set_data_handle(own);
     if (padded) {
-      share(static_cast<int64_t>(inside_floats),
+      share(inside_floats,
             [=](int64_t first, int64_t last, int) { std::fill(own + first, own + last, 0.0f); });
     }
   }
@@ -105,7 +107,7 @@ struct Plan {
   dnnl::primitive primitive;
   std::vector<Operand> operands;  // src, weights, dst
   memory bias, scratchpad;
-  size_t scratchpad_floats = 0;
+  int64_t scratchpad_floats = 0;
   std::unordered_map<int, memory> arguments;
 };
 
@@ -184,10 +186,9 @@ std::unique_ptr<Plan> make_plan(Pass pass, const Convolution& form, bool has_bia
   memory::desc outside[] = {describe(form.src, activation_tag(form)),
                             describe(form.weights, plain_tag(form.weights.size())),
                             describe(form.dst, activation_tag(form))};
-  Slot slots[] = {Slot::inputs, Slot::weights, Slot::outputs};
   int result = pass == Pass::forward ? 2 : pass == Pass::backward_data ? 0 : 1;
   for (int i = 0; i < 3; ++i) {
-    plan->operands.emplace_back(slots[i], i == result, outside[i],
+    plan->operands.emplace_back(i == result, outside[i],
                                 chosen.query_md(dnnl::query::exec_arg_md, arguments[i]), offset);
     plan->arguments.emplace(arguments[i], plan->operands.back().inside);
   }
@@ -247,6 +248,7 @@ void check(const Convolution& form) {
 }  // namespace
 
 void convolve(Pass pass, const Convolution& convolution, const ConvolutionData& data, float* result) {
+  ScratchScope scope;
   static PlanCache cache;
   check(convolution);
   ThreadLimit limit;
@@ -259,7 +261,7 @@ void convolve(Pass pass, const Convolution& convolution, const ConvolutionData& 
     if (!operand.is_result) operand.run_move(stream);
   }
   if (plan.bias) plan.bias.set_data_handle(const_cast<float*>(data.bias));
-  if (plan.scratchpad_floats > 0) plan.scratchpad.set_data_handle(scratch(Slot::extra, plan.scratchpad_floats));
+  if (plan.scratchpad_floats > 0) plan.scratchpad.set_data_handle(scratch(plan.scratchpad_floats));
   plan.primitive.execute(stream, plan.arguments);
   for (Operand& operand : plan.operands) {
     if (operand.is_result) operand.run_move(stream);

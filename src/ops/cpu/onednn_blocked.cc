@@ -6,6 +6,7 @@
 #include "onednn.h"
 #include "rows.h"
 #include "task_sums.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace vnet {
@@ -23,13 +24,13 @@ Convolution same_size(Shape in, int64_t channels, int64_t k) {
   return form;
 }
 
-size_t elements(Shape shape) { return static_cast<size_t>(shape.n * shape.c * shape.voxels()); }
+int64_t elements(Shape shape) { return shape.n * shape.c * shape.voxels(); }
 
-// The volume as fp32: itself, or converted into a scratch slot.
-const float* widened(Shape, const float* x, Slot) { return x; }
-const float* widened(Shape shape, const bf16* x, Slot slot) {
-  float* wide = scratch(slot, elements(shape));
-  share(static_cast<int64_t>(elements(shape)) / kLanes, [=](int64_t first, int64_t last, int) {
+// The volume as fp32: itself, or converted in scratch memory.
+const float* widened(Shape, const float* x) { return x; }
+const float* widened(Shape shape, const bf16* x) {
+  float* wide = scratch(elements(shape));
+  share(elements(shape) / kLanes, [=](int64_t first, int64_t last, int) {
     for (int64_t i = first; i < last; ++i) store(wide + i * kLanes, load(x + i * kLanes));
   });
   return wide;
@@ -37,9 +38,9 @@ const float* widened(Shape shape, const bf16* x, Slot slot) {
 
 // Where oneDNN writes what ends up in y: y itself if it is fp32 and `kept` doesn't lie there, or else scratch memory.
 float* raw_place(Shape shape, float* y, const float* kept) {
-  return y != kept ? y : scratch(Slot::plain_b, elements(shape));
+  return y != kept ? y : scratch(elements(shape));
 }
-float* raw_place(Shape shape, bf16*, const bf16*) { return scratch(Slot::plain_b, elements(shape)); }
+float* raw_place(Shape shape, bf16*, const bf16*) { return scratch(elements(shape)); }
 
 template <class T>
 bool is_empty(const Epilogue<T>& epilogue) {
@@ -85,10 +86,11 @@ void finish_pass(Shape shape, const float* raw, const Epilogue<T>& epilogue, T* 
 template <class T>
 void direct_forward(Shape in, int64_t channels, int64_t k, const T* x, const float* weight, T* y,
                     const Epilogue<T>& epilogue) {
+  ScratchScope scope;
   Shape out{in.n, channels, in.d, in.h, in.w};
   float* raw = raw_place(out, y, epilogue.residual);
   ConvolutionData data;
-  data.src = widened(in, x, Slot::plain_a);
+  data.src = widened(in, x);
   data.weights = weight;
   convolve(Pass::forward, same_size(in, channels, k), data, raw);
   if (static_cast<void*>(raw) != y || !is_empty(epilogue)) finish_pass(out, raw, epilogue, y);
@@ -97,9 +99,10 @@ void direct_forward(Shape in, int64_t channels, int64_t k, const T* x, const flo
 template <class T>
 void direct_backward_data(Shape in, int64_t channels, int64_t k, const T* dy, const float* weight, T* dx,
                           const T* add) {
+  ScratchScope scope;
   float* raw = raw_place(in, dx, add);
   ConvolutionData data;
-  data.dst = widened({in.n, channels, in.d, in.h, in.w}, dy, Slot::plain_a);
+  data.dst = widened({in.n, channels, in.d, in.h, in.w}, dy);
   data.weights = weight;
   convolve(Pass::backward_data, same_size(in, channels, k), data, raw);
   Epilogue<T> sum;
@@ -109,9 +112,10 @@ void direct_backward_data(Shape in, int64_t channels, int64_t k, const T* dy, co
 
 template <class T>
 void direct_backward_weights(Shape in, int64_t channels, int64_t k, const T* x, const T* dy, float* dweight) {
+  ScratchScope scope;
   ConvolutionData data;
-  data.src = widened(in, x, Slot::plain_a);
-  data.dst = widened({in.n, channels, in.d, in.h, in.w}, dy, Slot::plain_b);
+  data.src = widened(in, x);
+  data.dst = widened({in.n, channels, in.d, in.h, in.w}, dy);
   convolve(Pass::backward_weights, same_size(in, channels, k), data, dweight);
 }
 

@@ -106,7 +106,7 @@ void check_sizes(const Call& call, int tensors) {
 VNET_ENTRY(SquaredNorm) {
   using namespace vnet;
   int tensors = call.count - 1;
-  double* shares = reinterpret_cast<double*>(scratch(Slot::sums, static_cast<size_t>(2 * threads())));
+  double* shares = scratch<double>(threads());
   std::fill_n(shares, threads(), 0.0);
   share(total_size(call, 0, tensors), [&](int64_t first, int64_t last, int thread) {
     double total = 0;

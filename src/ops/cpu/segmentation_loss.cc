@@ -126,7 +126,7 @@ VNET_ENTRY(SegmentationSums) {
   const float* logits = call.get<float>(0);
   float* out = call.get<float>(2);
   int64_t values = volume.samples * kSums;
-  double* shares = reinterpret_cast<double*>(scratch(Slot::sums, static_cast<size_t>(2 * threads() * values)));
+  double* shares = scratch<double>(threads() * values);
   std::fill_n(shares, threads() * values, 0.0);
   with_label(call, 1, [&](auto label) {
     share_rows(volume.samples, volume.voxels, [&](int64_t sample, int64_t begin, int64_t end, int thread) {

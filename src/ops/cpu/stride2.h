@@ -16,6 +16,7 @@
 #include <stdexcept>
 
 #include "kernels.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace vnet {

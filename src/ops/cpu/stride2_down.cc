@@ -94,11 +94,12 @@ struct ToSmall {
 template <class T>
 void large_to_small(const Stride2& geometry, const T* large, const float* weight, T* small,
                     const Epilogue<T>& epilogue) {
+  ScratchScope scope;
   int64_t pairs = (geometry.small.c + kPair - 1) / kPair;
-  float* packed = scratch(Slot::weights, pairs * kPair * geometry.large.c * kTaps2);
+  float* packed = scratch(pairs * kPair * geometry.large.c * kTaps2);
   pack_weights(geometry, weight, packed);
   int64_t floats = geometry.large_floats();
-  float* memory = scratch(Slot::inputs, threads() * floats);
+  float* memory = scratch(threads() * floats);
   ToSmall<T> kernel{geometry, large, packed, small, epilogue, worth_streaming(geometry.small, small)};
   run_with_sums(geometry.chunks(), 2 * geometry.small.c, epilogue.sums, [&](int64_t chunk, int thread, double* sums) {
     kernel.run(chunk, memory + thread * floats, sums);

@@ -113,10 +113,11 @@ struct ToLarge {
 template <class T>
 void small_to_large(const Stride2& geometry, const T* small, const float* weight, T* large,
                     const Epilogue<T>& epilogue) {
-  float* packed = scratch(Slot::weights, geometry.weights());
+  ScratchScope scope;
+  float* packed = scratch(geometry.weights());
   pack_weights(geometry, weight, packed);
   int64_t floats = geometry.small_floats();
-  float* memory = scratch(Slot::inputs, threads() * floats);
+  float* memory = scratch(threads() * floats);
   ToLarge<T> kernel{geometry, small, packed, large, epilogue, worth_streaming(geometry.large, large)};
   run_with_sums(geometry.chunks(), 2 * geometry.large.c, epilogue.sums, [&](int64_t chunk, int thread, double* sums) {
     kernel.run(chunk, memory + thread * floats, sums);

@@ -61,11 +61,12 @@ void add_chunks(const Stride2& geometry, int64_t first, int64_t last, const T* s
 
 template <class T>
 void stride2_weight_gradient(const Stride2& geometry, const T* small, const T* large, float* dweight) {
+  ScratchScope scope;
   int64_t pairs = (geometry.small.c + kPair - 1) / kPair, channels = geometry.large.c;
   int64_t total_floats = pairs * kPair * channels * kTaps2;
   int64_t memory_floats = pairs * kPair * kChunk + geometry.large_floats();
-  float* totals = scratch(Slot::gradient, threads() * total_floats);
-  float* memory = scratch(Slot::inputs, threads() * memory_floats);
+  float* totals = scratch(threads() * total_floats);
+  float* memory = scratch(threads() * memory_floats);
   share(geometry.chunks(), [&](int64_t first, int64_t last, int thread) {
     add_chunks(geometry, first, last, small, large, pairs, memory + thread * memory_floats,
                totals + thread * total_floats);

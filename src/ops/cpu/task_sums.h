@@ -4,13 +4,14 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace vnet {
 
 // `count` zeros for each task. Tasks add to their own, so the total does not depend on which thread ran which task.
 inline double* task_sums(int64_t tasks, int64_t count) {
-  double* sums = reinterpret_cast<double*>(scratch(Slot::sums, tasks * count * sizeof(double) / sizeof(float)));
+  double* sums = scratch<double>(tasks * count);
   std::memset(sums, 0, tasks * count * sizeof(double));
   return sums;
 }

@@ -1,10 +1,9 @@
-// Threads, task shares and scratch memory that the kernels have in common.
+// Threads and task shares that the kernels have in common.
 #pragma once
 
 #include <omp.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
 
 namespace vnet {
@@ -12,14 +11,6 @@ namespace vnet {
 // Number of threads that a kernel uses; set once by the back end.
 int threads();
 void set_threads(int count);
-
-// Scratch memory that lives as long as the process and only grows: 64-byte aligned, 2 MiB aligned and advised to be
-// huge pages from 1 MiB on. A slot belongs to one kernel at a time; kernels are entered one after the other
-// (entry.h), so two kernels may share a slot, and what is in it when a kernel starts is arbitrary. `unit` and
-// `constants` are the exception: units.cc keeps values there while the kernels that it calls run; `unit` only around
-// the input, down and up convolutions, so that the 5x5x5 ones have it for themselves.
-enum class Slot { weights, inputs, outputs, sums, plain_a, plain_b, gradient, extra, unit, constants, count };
-float* scratch(Slot slot, size_t floats);
 
 // Runs body(first, last, thread) once a thread with a contiguous share of [0, count). The shares depend on `count`
 // and threads() alone, so sums that are kept by thread are the same in each run.

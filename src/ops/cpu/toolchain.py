@@ -1,5 +1,6 @@
 """What this machine offers to build and run the CPU kernels: instruction set, compiler, oneDNN."""
 
+import logging
 import os
 import platform
 import shlex
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 ISA_VARIABLE = "VNET_CPU_ISA"
 COMPILER_HINT = "g++ 11 or newer (Debian, Ubuntu: apt install g++), or clang++ with OpenMP; CXX=/path/to/it chooses one"
@@ -135,13 +138,22 @@ class OneDnn:
 
 
 def find_onednn() -> OneDnn | None:
-    """Return the oneDNN that pip has put beside this Python (onednn-cpu-gomp and onednn-devel-cpu-gomp), if any."""
+    """Return the oneDNN that pip has put beside this Python (onednn-cpu-gomp and onednn-devel-cpu-gomp), if any.
+
+    One whose files cannot be read counts as none, with a warning: the kernels that need none are worth having.
+    """
     for prefix in (sys.prefix, site.getuserbase()):
         include, library = Path(prefix, "include"), Path(prefix, "lib", "libdnnl.so.3")
         header = include / "oneapi" / "dnnl" / "dnnl_version.h"
-        if (include / "dnnl.hpp").is_file() and header.is_file() and library.is_file():
+        try:
+            if not ((include / "dnnl.hpp").is_file() and header.is_file() and library.is_file()):
+                continue
             words = [line.split() for line in header.read_text(encoding="utf-8").splitlines()]
-            values = {word[1]: word[2] for word in words if len(word) == 3 and word[0] == "#define"}
-            parts = [values.get(f"DNNL_VERSION_{part}", "?") for part in ("MAJOR", "MINOR", "PATCH")]
-            return OneDnn(include, library, ".".join(parts))
+        except (OSError, UnicodeDecodeError) as error:
+            logger.warning("%s: cannot be read (%s), so the CPU kernels do without oneDNN; check its permissions, or "
+                           "install it again: pip install --force-reinstall -r requirements.txt", header, error)
+            continue
+        values = {word[1]: word[2] for word in words if len(word) == 3 and word[0] == "#define"}
+        parts = [values.get(f"DNNL_VERSION_{part}", "?") for part in ("MAJOR", "MINOR", "PATCH")]
+        return OneDnn(include, library, ".".join(parts))
     return None

@@ -106,6 +106,13 @@ class UnitOp(nn.Cell):
     two activations; parts that the form lacks are any tensor of one value. Moving mean and variance are updated in
     place in training. Output: the unit's result.
 
+    One backward pass a forward pass: of the `same` and `output` forms UnitBackward writes the gradient at the
+    convolution's result over that result, which saves a volume a unit. All that MindSpore's grad functions do is
+    right, in both modes, since each of their calls runs the network forward anew; so is `ms.vjp` called from Python.
+    What is refused with an error: `_, vjp = ms.vjp(network, x)` inside of a compiled graph with two calls of that
+    `vjp`, for they share one forward pass. Take `ops.GradOperation(sens_param=True)` twice instead. There are no second
+    derivatives.
+
     Args:
         library: path of the kernel library.
         form: which unit.
@@ -146,6 +153,7 @@ class UnitOp(nn.Cell):
         def backward_type(config: Any, dout: Any, x: Any, residual: Any, *_: Any) -> Any:
             return (x, residual) + (ms.float32,) * 6
 
+        # Writes over its input y; see above.
         backward = ops.Custom(f"{library}:UnitBackward", backward_shape, backward_type, "aot")
 
         def bprop(config: Any, constants: Any, x: Any, residual: Any, keep: Any, weight: Any, bias: Any, gamma: Any,

@@ -69,9 +69,11 @@ void convolve(const Config& config, Shape in, int64_t channels, const void* x, c
   }
 }
 
-// Whether the forward pass keeps y. MindSpore calls the backward operator once for each forward one, so that it may
-// overwrite what was kept.
+// Whether the forward pass keeps y, which the backward pass then overwrites and marks in `stats` as used up: a second
+// one, as of a vjp that a graph calls twice, has to be an error.
 bool keeps_result(const Config& config) { return config.kind == kSame || config.kind == kOutput; }
+
+constexpr uint32_t kUsedUp = 0x7fc5e7ed;  // a NaN that no arithmetic gives
 
 Shape result_shape(const Config& config, Shape in, int64_t channels) {
   in.c = channels;
@@ -86,7 +88,7 @@ int64_t channels_of(const Call& call, const Config& config, int weight) {
 
 template <class T>
 T* scratch_volume(Shape shape) {
-  return reinterpret_cast<T*>(scratch(Slot::unit, static_cast<size_t>(shape.n * shape.c * shape.voxels())));
+  return scratch<T>(shape.n * shape.c * shape.voxels());
 }
 
 template <class T>
@@ -151,6 +153,7 @@ void unit_forward(const Call& call) {
   float *scale = constants.floats(), *shift = constants.floats();
   const float *bias = call.get<float>(iBias), *weight = call.get<float>(iWeight);
 
+  T* y = nullptr;
   if (config.kind == kOutput) {
     Timer timer(Category::convolution);
     output_forward<T>(in, channels, config.kernel, call.get<T>(iX), weight, bias, call.get<float>(iY), sums);
@@ -158,12 +161,13 @@ void unit_forward(const Call& call) {
     Epilogue<T> epilogue;
     epilogue.shift = bias;
     epilogue.sums = sums;
-    convolve<T>(config, in, channels, call.data[iX], weight,
-                keeps_result(config) ? call.get<T>(iY) : scratch_volume<T>(out), epilogue);
+    y = keeps_result(config) ? call.get<T>(iY) : scratch_volume<T>(out);
+    convolve<T>(config, in, channels, call.data[iX], weight, y, epilogue);
   }
   Timer timer(Category::pointwise);
+  float* stats = call.get<float>(iStats);
+  stats[0] = 0;
   if (config.norm) {
-    float* stats = call.get<float>(iStats);
     batch_statistics(channels, static_cast<double>(out.n * out.voxels()), sums, eps_momentum[0], eps_momentum[1],
                      stats, call.get<float>(iMean), call.get<float>(iVariance));
     scale_and_shift(channels, stats, stats + channels, call.get<float>(iGamma), call.get<float>(iBeta), scale, shift);
@@ -180,7 +184,6 @@ void unit_forward(const Call& call) {
   set_tail(config, config.joined ? nullptr : residual, slope, slope2, finish);
   if (config.norm) finish.scale = scale, finish.shift = shift;
   int64_t out_blocks = call.dim(iOut, 1);
-  const T* y = keeps_result(config) ? call.get<T>(iY) : scratch_volume<T>(out);
   finish_forward<T>(out, y, finish, call.get<T>(iOut), out_blocks);
   if (config.joined) {
     const float* keep = call.size(iKeep) > 1 ? call.get<float>(iKeep) : nullptr;
@@ -336,6 +339,11 @@ VNET_ENTRY(UnitInference) {
   half ? vnet::unit_inference<vnet::bf16>(call) : vnet::unit_inference<float>(call);
 }
 VNET_ENTRY(UnitBackward) {
+  uint32_t* mark = call.get<uint32_t>(vnet::bStats);
+  if (*mark == vnet::kUsedUp)
+    throw std::logic_error("a second backward pass of one forward pass, whose results the first has overwritten; run "
+                           "the forward pass again, as ops.GradOperation does");
   bool half = call.is_bf16(vnet::bX) || call.is_bf16(vnet::bY);
   half ? vnet::unit_backward<vnet::bf16>(call) : vnet::unit_backward<float>(call);
+  if (vnet::keeps_result(vnet::read_config(call))) *mark = vnet::kUsedUp;
 }

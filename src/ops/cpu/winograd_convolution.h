@@ -1,6 +1,7 @@
 // One 5x5x5 Winograd convolution: what its two forms (winograd_fused.h, winograd_cooperative.h) have in common.
 #pragma once
 
+#include "scratch.h"
 #include "winograd_gemm.h"
 #include "winograd_planes.h"
 #include "winograd_tasks.h"
@@ -31,7 +32,7 @@ class DataConvolution {
 
   void run() {
     constexpr int kAllPoints = AlphaD * kPoints;
-    weights_ = scratch(Slot::weights, (kAllPoints + 1) * layout_.stride);
+    weights_ = scratch((kAllPoints + 1) * layout_.stride);
     transform_weights<AlphaD, AlphaH, AlphaW>(weight_, use_, layout_, weights_);
     bool fused = kAllPoints * in_.c * out_.c <= kFusedFloats;
     int64_t limit = fused ? kFusedTiles : kCooperativeTiles;
@@ -45,7 +46,7 @@ class DataConvolution {
     TileTasks tasks(in_, kDeep, kHigh, kWide, limit);
     sums_ = nullptr;
     if (epilogue_.sums) {
-      sums_ = reinterpret_cast<double*>(scratch(Slot::sums, tasks.all_runs() * 2 * out_.c * 2));
+      sums_ = scratch<double>(tasks.all_runs() * 2 * out_.c);
     }
     if (fused) {
       run_fused(tasks);

@@ -12,7 +12,7 @@ void DataConvolution<T, AlphaD, AlphaH, AlphaW>::run_cooperative(const TileTasks
   constexpr int kAllPoints = AlphaD * kPoints;
   // Of each point, [block][tile][16]: first the inputs, then, in their place, the products.
   int64_t point_stride = (std::max(in_blocks_, out_blocks_) * tasks.max_tiles() + 1) * kLanes;
-  float* tiles = scratch(Slot::inputs, kAllPoints * point_stride);
+  float* tiles = scratch(kAllPoints * point_stride);
   for (int64_t task = 0; task < tasks.count(); ++task) {
     int64_t runs = tasks.runs(task), rows = tasks.tiles(task);
     spread(in_blocks_ * runs, [&](int64_t part, int) {

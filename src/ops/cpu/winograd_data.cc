@@ -19,6 +19,7 @@ namespace {
 template <class T>
 void convolve(Shape in, int64_t channels, const T* x, const float* weight, KernelUse use, T* y,
               const Epilogue<T>& epilogue, Tiling tiling) {
+  ScratchScope scope;
   if (in.c < kLanes || in.c % kLanes || channels < kLanes || channels % kLanes || in.n < 1 || in.voxels() < 1 ||
       in.c > kCopiedFloats) {
     throw std::invalid_argument("Winograd convolution: channels must be multiples of 16, at most 8192; sizes positive");

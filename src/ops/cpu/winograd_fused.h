@@ -15,7 +15,7 @@ void DataConvolution<T, AlphaD, AlphaH, AlphaW>::run_fused(const TileTasks& task
   int64_t tile_floats = AlphaD * (in_blocks_ * most + 1) * kLanes;
   int64_t product_floats = AlphaD * (out_blocks_ * most + 1) * kLanes;
   int64_t share = plane_floats + result_floats + tile_floats + product_floats + 4 * kLanes;
-  float* memory = scratch(Slot::inputs, share * threads());
+  float* memory = scratch(share * threads());
   spread(tasks.count(), [&](int64_t task, int thread) {
     float* planes = memory + share * thread;
     float* results = planes + plane_floats;

@@ -24,6 +24,7 @@
 //             with the sums of one pair in L2.
 #include <stdexcept>
 
+#include "scratch.h"
 #include "threads.h"
 #include "winograd_weights_gradient.h"
 #include "winograd_weights_product.h"
@@ -118,10 +119,10 @@ void run_own(const Plan& plan, const T* x, const T* dy, float* dweight) {
   int64_t points = Plan::kPoints / plan.passes;
   int64_t x_size = plan.input_stride() * points, dy_size = plan.gradient_stride() * points;
   int64_t work_size = Plan::kDepth * (plan.input_step() + plan.gradient_step());
-  float* x_all = scratch(Slot::inputs, plan.team * x_size);
-  float* dy_all = scratch(Slot::outputs, plan.team * dy_size);
-  float* work_all = scratch(Slot::extra, plan.team * work_size);
-  float* sums_all = scratch(Slot::weights, plan.team * plan.sums_size());
+  float* x_all = scratch(plan.team * x_size);
+  float* dy_all = scratch(plan.team * dy_size);
+  float* work_all = scratch(plan.team * work_size);
+  float* sums_all = scratch(plan.team * plan.sums_size());
 #pragma omp parallel num_threads(static_cast<int>(plan.team))
   {
     int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
@@ -164,10 +165,10 @@ void transform_group(const Plan& plan, const T* x, const T* dy, int64_t first, i
 template <class Plan, class T>
 void run_shared(const Plan& plan, const T* x, const T* dy, float* dweight) {
   int64_t work_size = Plan::kDepth * (plan.input_step() + plan.gradient_step());
-  float* x_planes = scratch(Slot::inputs, plan.input_stride() * Plan::kPoints);
-  float* dy_planes = scratch(Slot::unit, plan.gradient_stride() * Plan::kPoints);
-  float* work_all = scratch(Slot::extra, plan.team * work_size);
-  float* sums = scratch(Slot::weights, plan.sums_size());
+  float* x_planes = scratch(plan.input_stride() * Plan::kPoints);
+  float* dy_planes = scratch(plan.gradient_stride() * Plan::kPoints);
+  float* work_all = scratch(plan.team * work_size);
+  float* sums = scratch(plan.sums_size());
 #pragma omp parallel num_threads(static_cast<int>(plan.team))
   {
     int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
@@ -189,11 +190,11 @@ void run_resident(const Plan& plan, const T* x, const T* dy, float* dweight) {
   // Transformed over all axes: [channel block][point of the plane][depth point][tile][16].
   int64_t tiles = plan.runs * plan.run_tiles, step = tiles * kLanes, point = kDepth * step;
   int64_t block = Plan::kPoints * point + kLanes;
-  float* x_planes = scratch(Slot::inputs, plan.input_stride() * Plan::kPoints);
-  float* dy_planes = scratch(Slot::unit, plan.gradient_stride() * Plan::kPoints);
-  float* x_tiles = scratch(Slot::plain_a, plan.in_blocks * block);
-  float* dy_tiles = scratch(Slot::plain_b, plan.out_blocks * block);
-  float* sums_all = scratch(Slot::weights, plan.team * 2 * Plan::kPairSums);
+  float* x_planes = scratch(plan.input_stride() * Plan::kPoints);
+  float* dy_planes = scratch(plan.gradient_stride() * Plan::kPoints);
+  float* x_tiles = scratch(plan.in_blocks * block);
+  float* dy_tiles = scratch(plan.out_blocks * block);
+  float* sums_all = scratch(plan.team * 2 * Plan::kPairSums);
 #pragma omp parallel num_threads(static_cast<int>(plan.team))
   {
     int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
@@ -247,6 +248,7 @@ void backward_weights(const Shape& in, int64_t channels, const T* x, const T* dy
 
 template <class T>
 void winograd_backward_weights(Shape in, int64_t channels, const T* x, const T* dy, float* dweight, Tiling tiling) {
+  ScratchScope scope;
   if (in.c % kLanes != 0 || channels % kLanes != 0 || in.n < 1 || in.d < 1 || in.h < 1 || in.w < 1) {
     throw std::invalid_argument("winograd_backward_weights: empty volume, or channels that are no multiple of 16");
   }

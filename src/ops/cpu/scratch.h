@@ -1,0 +1,31 @@
+// Scratch memory of the kernels: a stack that lives as long as the process.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vnet {
+
+// What is taken within a scope is given back at its end, and the next kernel gets the same memory: the stack becomes as
+// large as the hungriest operator needs it. Kernels are entered one after the other (entry.h).
+class ScratchScope {
+ public:
+  ScratchScope();
+  ~ScratchScope();
+  ScratchScope(const ScratchScope&) = delete;
+  ScratchScope& operator=(const ScratchScope&) = delete;
+
+ private:
+  size_t chunk_, used_, taken_;
+};
+
+// Memory with arbitrary contents, 64-byte aligned, until the innermost scope that is open now ends. Throws
+// std::bad_alloc where there is none.
+void* scratch_bytes(size_t bytes);
+
+template <class T = float>
+T* scratch(int64_t count) {
+  return static_cast<T*>(scratch_bytes(static_cast<size_t>(count) * sizeof(T)));
+}
+
+}  // namespace vnet
