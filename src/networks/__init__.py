@@ -17,6 +17,9 @@ def build_network(recipe: Mapping[str, Any], rank: int = 0) -> nn.Cell:
         recipe: a checked recipe; `variant`, `activation`, `base_channels`, `dropout`, `out_kernel`, `seed` count, and
             on the CPU kernels `amp_level` and `conv_algorithm`.
         rank: makes the dropout masks of the ranks differ.
+
+    Raises:
+        UserError: `conv_algorithm` asks for kernels that are not there.
     """
     set_unit_options(UnitOptions("bfloat16" if recipe["amp_level"] == "bf16" else "float32",
                                  recipe["conv_algorithm"]))
