@@ -3,12 +3,13 @@
     python benchmarks/algorithms.py [--seeds 1,2,3] [--output benchmarks/results/algorithms.json]
 
 Each run is train.py with the quick start's configuration on data/sample; only the seed and `conv_algorithm` differ.
-The noise between runs is the largest difference of the last Dice between seeds of one algorithm. Closing lines: the
-mean over seeds of the last Dice of each algorithm, the noise, and the mean over seeds of the largest difference at any
-epoch between the two curves of one seed.
+Two curves are apart by the largest difference of their Dice at any epoch. Closing lines: the mean over seeds of the
+last Dice of each algorithm; how far apart the two algorithms' curves of one seed are, the mean over seeds; and how far
+apart the curves of two seeds of one algorithm are, the mean over pairs of seeds and algorithms: the noise between runs.
 """
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -45,14 +46,18 @@ def curve(algorithm: str, seed: int, val_every: int, folder: Path) -> dict[str, 
             "loss": history["loss"].tolist()}
 
 
+def apart(one: dict[str, list[float]], other: dict[str, list[float]]) -> float:
+    """Return the largest difference of two runs' Dice at any epoch."""
+    return max(abs(a - b) for a, b in zip(one["dice"], other["dice"], strict=True))
+
+
 def summary(curves: dict[str, dict[str, dict[str, list[float]]]]) -> dict[str, float]:
     """Return the closing figures of curves[algorithm][seed]."""
     last = {name: [run["dice"][-1] for run in runs.values()] for name, runs in curves.items()}
-    apart = [max(abs(a - b) for a, b in zip(curves["winograd"][seed]["dice"], curves["direct"][seed]["dice"],
-                                            strict=True)) for seed in curves["winograd"]]
+    between = [apart(curves["winograd"][seed], curves["direct"][seed]) for seed in curves["winograd"]]
+    noise = [apart(*pair) for runs in curves.values() for pair in itertools.combinations(runs.values(), 2)]
     return {"dice_winograd": statistics.mean(last["winograd"]), "dice_direct": statistics.mean(last["direct"]),
-            "dice_noise_between_seeds": max(max(values) - min(values) for values in last.values()),
-            "curves_apart": statistics.mean(apart)}
+            "apart_by_algorithm": statistics.mean(between), "apart_by_seed": statistics.mean(noise)}
 
 
 def main() -> None:
@@ -61,6 +66,8 @@ def main() -> None:
     parser.add_argument("--val_every", type=int, default=3)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/algorithms.json")
     args = parser.parse_args()
+    if len(args.seeds) < 2:
+        parser.error("at least two seeds: the noise between them is what the algorithms are compared with")
     curves: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in ALGORITHMS}
     with tempfile.TemporaryDirectory(prefix="vnet-algorithms-") as folder:
         for seed in args.seeds:

@@ -5,7 +5,8 @@
 A step is forward, Dice loss, backward, global-norm clipping and Adam, on a new random volume each time, as train.py
 computes it. Two processes with the same seed and number of threads run one after the other; resident memory is read
 from /proc every tenth of the way, and the digests are SHA-256 over all parameters and moments at the end. Closing
-lines: growth of resident memory from a tenth of the way to the end, and whether the digests are equal.
+lines: growth of resident memory from a tenth of the way to the end, whether the digests are equal, and what the kernels
+keep of scratch memory.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -60,13 +62,13 @@ def run(steps: int, size: tuple[int, ...], base_channels: int) -> dict[str, obje
         image = Tensor(rng.normal(size=(1, 1, *size)).astype(np.float32))
         label = Tensor((rng.random((1, *size)) > 0.9).astype(np.float32))
         cell(image, label, Tensor(1e-4, ms.float32))[0].asnumpy()
-        if step % max(1, steps // 10) == 0:
+        if step % max(1, steps // 10) == 0 or step == steps:
             resident[step] = round(resident_mib(), 1)
     digest = hashlib.sha256()
     for parameter in sorted(cell.get_parameters(), key=lambda parameter: parameter.name):
         digest.update(parameter.asnumpy().tobytes())
-    return {"resident_mib": resident, "digest": digest.hexdigest(), "threads": library.threads,
-            "seconds_a_step": (time.perf_counter() - began) / steps}
+    return {"resident_mib": resident, "scratch_mib": library.scratch_bytes / 2**20, "digest": digest.hexdigest(),
+            "threads": library.threads, "seconds_a_step": (time.perf_counter() - began) / steps}
 
 
 def main() -> None:
@@ -75,18 +77,21 @@ def main() -> None:
     parser.add_argument("--size", default="32x32x32")
     parser.add_argument("--base_channels", type=int, default=16)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/soak.json")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(run(args.steps, tuple(map(int, args.size.split("x"))), args.base_channels)))
+        write_json(args.worker, run(args.steps, tuple(map(int, args.size.split("x"))), args.base_channels))
         return
-    command = [sys.executable, __file__, "--worker", "--steps", str(args.steps), "--size", args.size,
-               "--base_channels", str(args.base_channels)]
-    runs = [json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
-            for _ in range(2)]
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="vnet-soak-") as folder:
+        for number in range(2):
+            result = Path(folder) / f"{number}.json"
+            subprocess.run([sys.executable, __file__, "--worker", str(result), "--steps", str(args.steps), "--size",
+                            args.size, "--base_channels", str(args.base_channels)], check=True)
+            runs.append(json.loads(result.read_text()))
     figures = {"rss_growth_mib": max(list(run["resident_mib"].values())[-1] - list(run["resident_mib"].values())[0]
                                      for run in runs),
-               "bit_equal": int(runs[0]["digest"] == runs[1]["digest"])}
+               "bit_equal": int(runs[0]["digest"] == runs[1]["digest"]), "scratch_mib": runs[0]["scratch_mib"]}
     write_json(args.output, {"command": "python " + " ".join(["benchmarks/soak.py", *sys.argv[1:]]),
                              "environment": environment(), "runs": runs, "figures": figures})
     for run_figures in runs:

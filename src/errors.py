@@ -1,11 +1,15 @@
 """Errors meant for the person at the keyboard, and how entry scripts end on them."""
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+
+# As src/ops/cpu/entry.h words it; MindSpore puts lines of its own around it.
+_NO_MEMORY = re.compile(r"CPU kernel \w+: not enough memory[^\n]*")
 
 
 class UserError(Exception):
@@ -28,7 +32,8 @@ class DataError(UserError):
 def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap an entry script's `main`: what the user can mend becomes one message on stderr and exit code 2.
 
-    That is a `UserError`, or an error of the file system (no permission, no space, a file where a folder should be).
+    That is a `UserError`, an error of the file system (no permission, no space, a file where a folder should be), or a
+    CPU kernel for which there is not enough memory.
     An interrupt from the keyboard ends with 130, as shells expect. Anything else is a defect of ours and keeps its
     traceback.
     """
@@ -45,6 +50,11 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
                 raise
             print(f"error: {error.filename}: {error.strerror}; check the path, its permissions and the free space",
                   file=sys.stderr)
+            return EXIT_USER_ERROR
+        except RuntimeError as error:
+            if (found := _NO_MEMORY.search(str(error))) is None:
+                raise
+            print(f"error: {found[0]}", file=sys.stderr)
             return EXIT_USER_ERROR
         except KeyboardInterrupt:
             print("interrupted; files written so far are whole, and a training run continues with --resume RUN_DIR",

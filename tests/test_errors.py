@@ -37,3 +37,19 @@ def test_file_system_errors_and_interrupts_end_without_traceback(tmp_path, capsy
 
     assert entry_point(interrupted)() == 130
     assert "--resume" in capsys.readouterr().err
+
+
+def test_a_kernel_without_memory_ends_without_traceback(capsys):
+    words = "CPU kernel UnitForward: not enough memory for the scratch of its work: 9 MiB wanted; a smaller VolSize"
+
+    def starved():
+        raise RuntimeError(f"Launch kernel failed\n{words}\n----\nC++ call stack")
+
+    assert entry_point(starved)() == 2
+    assert capsys.readouterr().err == f"error: {words}\n"
+
+    def broken():
+        raise RuntimeError("CPU kernel UnitForward: sizes don't fit one another")
+
+    with pytest.raises(RuntimeError, match="don't fit"):
+        entry_point(broken)()

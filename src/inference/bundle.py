@@ -1,6 +1,6 @@
 """The bundle: a folder with all that a program needs to run a trained network, sealed with checksums.
 
-    model.mindir, model.onnx, model.air   one or more; softmax inside
+    model.mindir, model.onnx, model.air   one or more; probability out
     recipe.json                           preprocessing, inputs and outputs, postprocessing, origin
     golden_input.npy, golden_output.npy   a real case (N, 1, X, Y, Z), and the checkpoint's own answer (N, X, Y, Z)
     checksums.json                        SHA-256 of every other file

@@ -19,6 +19,9 @@ def build_network(recipe: Mapping[str, Any], rank: int = 0, world_size: int = 1)
             count, and on the CPU kernels `amp_level` and `conv_algorithm`.
         rank: makes the dropout masks of the ranks differ.
         world_size: number of ranks, over whose batches `sync_bn` takes the statistics together.
+
+    Raises:
+        UserError: `conv_algorithm` asks for kernels that are not there.
     """
     if recipe["task"] == "brain_tumour":
         return UNet3d()

@@ -78,7 +78,7 @@ def set_unit_options(options: UnitOptions) -> None:
     library = kernels()
     if options.algorithm == "direct" and library is not None and not library.has_onednn:
         raise UserError(f"conv_algorithm: found 'direct', which takes oneDNN's kernels; {library.onednn_problem}; make "
-                        "oneDNN available, or choose another with --set conv_algorithm=auto")
+                        "oneDNN available, or choose --set conv_algorithm=auto (for training: in a new run)")
     _options = options
 
 

@@ -9,7 +9,7 @@ from easydict import EasyDict
 from mindspore import nn
 
 from src.backend import Backend, base_learning_rate
-from src.checkpoint import BEST_NAME, load_checkpoint, load_newest, load_parameters
+from src.checkpoint import BEST_NAME, LaterVersion, load_checkpoint, load_newest, load_parameters
 from src.data import Case, build_manager, get_task
 from src.data.check import checked_cases
 from src.data.data_manager import DataManager
@@ -146,6 +146,8 @@ def _check_best(plan: RunPlan, state: TrainingState) -> None:
         return
     try:
         load_checkpoint(plan.checkpoint_folder / BEST_NAME)
+    except LaterVersion:
+        raise  # whole, and not ours to replace
     except UserError as error:
         logger.warning("%s. The next validation writes a new %s", error, BEST_NAME)
         state.best_dice, state.best_epoch = -1.0, 0

@@ -8,9 +8,10 @@ import pytest
 from mindspore import Tensor
 
 from src.backend import Backend
-from src.checkpoint import BEST_NAME, checkpoint_name, load_checkpoint, save_checkpoint
+from src.checkpoint import BEST_NAME, LaterVersion, checkpoint_name, load_checkpoint, save_checkpoint
 from src.config import apply_overrides, load_recipe
 from src.errors import DataError, UserError
+from src.training import build as module
 from src.training.build import build_trainer, check_data
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, SharedStatistics, Validation
 from src.training.plan import RunPlan
@@ -97,6 +98,20 @@ def test_a_lost_best_checkpoint_is_written_again(plan, caplog):
     trainer = build_trainer(again, Backend("CPU"))
     assert (trainer.state.best_dice, trainer.state.best_epoch) == (-1.0, 0)
     assert "best.ckpt: no such file" in caplog.text
+
+
+def test_a_best_checkpoint_of_a_later_version_is_not_replaced(plan, monkeypatch):
+    again = resumed(plan, TrainingState(epoch=3, step=6, best_dice=0.5, best_epoch=3).to_dict())
+    whole = module.load_checkpoint
+
+    def load(path):
+        if path.name == BEST_NAME:
+            raise LaterVersion(f"checkpoint {path}: format version 3, expected 2 at most")
+        return whole(path)
+
+    monkeypatch.setattr(module, "load_checkpoint", load)
+    with pytest.raises(LaterVersion, match=r"best\.ckpt: format version 3"):
+        build_trainer(again, Backend("CPU"))
 
 
 def test_a_state_of_another_version_is_refused_by_name(plan):

@@ -15,7 +15,7 @@
 
 namespace vnet {
 
-// Per-channel vectors in scratch memory that live while the kernels run.
+// Per-channel vectors in scratch memory until the operator ends.
 class Constants {
  public:
   explicit Constants(int64_t channels)

@@ -226,8 +226,10 @@ def _run_compiler(plan: Plan, arguments: Sequence[str], target: Path) -> None:
             result = subprocess.run([*plan.compiler.command, *arguments, "-o", str(temporary)], capture_output=True,
                                     text=True, errors="replace", check=False, env={**os.environ, "LC_ALL": "C"})
         except OSError as error:
+            remedy = ("free some memory and try again" if error.errno in (errno.ENOMEM, errno.EAGAIN) else
+                      f"install {COMPILER_HINT}")
             raise KernelBuildError(f"`{shlex.join(plan.compiler.command)}` does not start ({error.strerror or error}); "
-                                   f"install {COMPILER_HINT}") from error
+                                   f"{remedy}") from error
         lines = [line for line in result.stderr.splitlines() if line.strip()]
         if result.returncode != 0 or not temporary.exists():
             what = next((Path(argument).name for argument in arguments if argument.endswith(".cc")), "the library")

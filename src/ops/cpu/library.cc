@@ -1,4 +1,5 @@
 // What the library says of itself. Compiled for any x86-64 processor, so that it can be asked before anything else.
+#include "scratch.h"
 #include "threads.h"
 
 #include <cstring>
@@ -31,6 +32,9 @@ void VnetKeepError(const char* text) {
 }
 
 const char* VnetIsa() { return VNET_ISA_NAME; }
+
+// What the kernels keep of scratch memory.
+int64_t VnetScratchBytes() { return vnet::scratch_kept(); }
 
 void VnetSetThreads(int count) { vnet::set_threads(count); }
 

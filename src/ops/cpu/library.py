@@ -40,6 +40,7 @@ class KernelLibrary:
         self.isa = isa.name
         self.has_blocked = isa.blocked
         self._library = ctypes.CDLL(str(path))
+        self._library.VnetScratchBytes.restype = ctypes.c_int64
         self._library.VnetIsa.restype = self._library.VnetLastError.restype = ctypes.c_char_p
         if (found := self._library.VnetIsa().decode()) != isa.name:
             raise KernelBuildError(f"{path} says it is for {found}, expected {isa.name}; remove that folder")
@@ -56,7 +57,13 @@ class KernelLibrary:
         return self._library.VnetThreads()
 
     def set_threads(self, count: int) -> None:
+        """Set how many threads a kernel uses; only while none runs."""
         self._library.VnetSetThreads(ctypes.c_int(count))
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory that the kernels keep."""
+        return self._library.VnetScratchBytes()
 
     def has(self, name: str) -> bool:
         """Return whether there is an entry of that name."""

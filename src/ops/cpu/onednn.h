@@ -26,7 +26,7 @@ struct ConvolutionData {
 };
 
 // Computes `result` from the other two volumes of `data`: dst forward, src (its gradient) or the weights (theirs)
-// backward. Weights are plain. Uses all scratch slots but `plain_a`, `plain_b`, `gradient` and those of units.cc.
+// backward. Weights are plain.
 // Throws std::invalid_argument if the sizes don't fit one another, or if there is no oneDNN.
 void convolve(Pass pass, const Convolution& convolution, const ConvolutionData& data, float* result);
 

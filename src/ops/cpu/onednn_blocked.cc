@@ -5,8 +5,8 @@
 #include "kernels.h"
 #include "onednn.h"
 #include "rows.h"
-#include "task_sums.h"
 #include "scratch.h"
+#include "task_sums.h"
 #include "threads.h"
 
 namespace vnet {

@@ -4,15 +4,14 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <new>
-#include <vector>
 
 namespace vnet {
 
 namespace {
 
-constexpr size_t kLine = 64, kHugePage = size_t{2} << 20;
+constexpr size_t kLine = 64, kHugePage = size_t{2} << 20, kMost = size_t{1} << 60;
+constexpr int kMostChunks = 64;
 
 struct Chunk {
   char* data;
@@ -21,9 +20,10 @@ struct Chunk {
 
 // Filled one after the other. Several only until the operator ends in which the first became too small; then they make
 // way for one that is large enough, so that from the second step on nothing is allocated.
-std::vector<Chunk> chunks;
-size_t current = 0, used = 0;  // the chunk that is being filled, and how far
-size_t taken = 0, most = 0;     // bytes by all scopes that are open, and the most there ever were
+Chunk chunks[kMostChunks];
+int count = 0, current = 0;  // chunks, and the one that is being filled
+size_t used = 0;             // how far
+size_t taken = 0, most = 0;  // bytes by all scopes that are open, and the most there ever were
 size_t depth = 0;
 
 size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
@@ -38,15 +38,19 @@ class OutOfMemory : public std::bad_alloc {
   char text_[32];
 };
 
+// Straight from the system, so that what is released is really given back.
 Chunk allocate(size_t bytes) {
-  if (chunks.empty()) bytes = std::max(bytes, most);
+  if (count == 0) bytes = std::max(bytes, most);
   bytes = rounded(bytes, kHugePage);
-  void* data = nullptr;
-  if (posix_memalign(&data, kHugePage, bytes) != 0) {
-    throw OutOfMemory(bytes);
-  }
+  size_t all = bytes + kHugePage;
+  void* start = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (start == MAP_FAILED) throw OutOfMemory(bytes);
+  char* begin = static_cast<char*>(start);
+  char* data = begin + (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+  if (data > begin) munmap(begin, static_cast<size_t>(data - begin));
+  munmap(data + bytes, static_cast<size_t>(begin + all - (data + bytes)));
   madvise(data, bytes, MADV_HUGEPAGE);
-  return {static_cast<char*>(data), bytes};
+  return {data, bytes};
 }
 
 }  // namespace
@@ -57,23 +61,34 @@ ScratchScope::~ScratchScope() {
   current = chunk_;
   used = used_;
   taken = taken_;
-  if (--depth > 0 || chunks.size() < 2) return;
-  for (const Chunk& chunk : chunks) std::free(chunk.data);
-  chunks.clear();
+  if (--depth > 0 || count < 2) return;
+  for (int i = 0; i < count; ++i) munmap(chunks[i].data, chunks[i].bytes);
+  count = 0;
 }
 
 void* scratch_bytes(size_t bytes) {
+  if (bytes > kMost) throw OutOfMemory(bytes);
   bytes = rounded(std::max<size_t>(bytes, 1), kLine);
-  while (current < chunks.size() && used + bytes > chunks[current].bytes) {
+  while (current < count && bytes > chunks[current].bytes - used) {
     ++current;
     used = 0;
   }
-  if (current == chunks.size()) chunks.push_back(allocate(bytes));
+  if (current == kMostChunks) throw OutOfMemory(bytes);
+  if (current == count) {
+    chunks[count] = allocate(bytes);
+    ++count;
+  }
   char* data = chunks[current].data + used;
   used += bytes;
   taken += bytes;
   most = std::max(most, taken);
   return data;
+}
+
+int64_t scratch_kept() {
+  int64_t bytes = 0;
+  for (int i = 0; i < count; ++i) bytes += static_cast<int64_t>(chunks[i].bytes);
+  return bytes;
 }
 
 }  // namespace vnet

@@ -16,7 +16,8 @@ class ScratchScope {
   ScratchScope& operator=(const ScratchScope&) = delete;
 
  private:
-  size_t chunk_, used_, taken_;
+  int chunk_;
+  size_t used_, taken_;
 };
 
 // Memory with arbitrary contents, 64-byte aligned, until the innermost scope that is open now ends. Throws
@@ -25,7 +26,12 @@ void* scratch_bytes(size_t bytes);
 
 template <class T = float>
 T* scratch(int64_t count) {
-  return static_cast<T*>(scratch_bytes(static_cast<size_t>(count) * sizeof(T)));
+  constexpr int64_t most = INT64_MAX / static_cast<int64_t>(sizeof(T));
+  // A count that is negative or too large asks for more than there is.
+  return static_cast<T*>(scratch_bytes(static_cast<size_t>(count < 0 || count > most ? most : count) * sizeof(T)));
 }
+
+// Bytes that are kept now.
+int64_t scratch_kept();
 
 }  // namespace vnet

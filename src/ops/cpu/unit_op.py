@@ -107,8 +107,8 @@ class UnitOp(nn.Cell):
     place in training. Output: the unit's result.
 
     One backward pass a forward pass: of the `same` and `output` forms UnitBackward writes the gradient at the
-    convolution's result over that result, which saves a volume a unit. All that MindSpore's grad functions do is
-    right, in both modes, since each of their calls runs the network forward anew; so is `ms.vjp` called from Python.
+    convolution's result over that result, which saves a volume a unit. `ops.GradOperation`, `value_and_grad`
+    and `ms.vjp` called from Python are right in both modes, since each of their calls runs the network forward anew.
     What is refused with an error: `_, vjp = ms.vjp(network, x)` inside of a compiled graph with two calls of that
     `vjp`, for they share one forward pass. Take `ops.GradOperation(sens_param=True)` twice instead. There are no second
     derivatives.

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "batch_norm.h"
+#include "used_up.h"
 #include "entry.h"
 #include "winograd_rule.h"
 
@@ -72,8 +73,6 @@ void convolve(const Config& config, Shape in, int64_t channels, const void* x, c
 // Whether the forward pass keeps y, which the backward pass then overwrites and marks in `stats` as used up: a second
 // one, as of a vjp that a graph calls twice, has to be an error.
 bool keeps_result(const Config& config) { return config.kind == kSame || config.kind == kOutput; }
-
-constexpr uint32_t kUsedUp = 0x7fc5e7ed;  // a NaN that no arithmetic gives
 
 Shape result_shape(const Config& config, Shape in, int64_t channels) {
   in.c = channels;
@@ -258,6 +257,7 @@ void unit_backward(const Call& call) {
   float* dslope = config.act == Act::prelu ? call.get<float>(bDslope) : nullptr;
   float* dslope2 = config.act2 == Act::prelu ? call.get<float>(bDslope2) : nullptr;
   double count = static_cast<double>(out.n * out.voxels());
+  check_not_used_up(stats);
   if (config.norm)
     scale_and_shift(channels, stats, stats + channels, call.get<float>(bGamma), call.get<float>(bBeta), scale, shift);
   float* dbias = call.get<float>(bDbias);
@@ -270,6 +270,7 @@ void unit_backward(const Call& call) {
     if (config.norm)
       normalisation_gradients(channels, count, sums, stats, scale, call.get<float>(bDgamma), call.get<float>(bDbeta),
                               a, b, c);
+    if (keeps_result(config)) mark_used_up(call.get<float>(bStats));  // from here on y is written
   };
 
   if (config.kind == kOutput) {
@@ -339,11 +340,6 @@ VNET_ENTRY(UnitInference) {
   half ? vnet::unit_inference<vnet::bf16>(call) : vnet::unit_inference<float>(call);
 }
 VNET_ENTRY(UnitBackward) {
-  uint32_t* mark = call.get<uint32_t>(vnet::bStats);
-  if (*mark == vnet::kUsedUp)
-    throw std::logic_error("a second backward pass of one forward pass, whose results the first has overwritten; run "
-                           "the forward pass again, as ops.GradOperation does");
   bool half = call.is_bf16(vnet::bX) || call.is_bf16(vnet::bY);
   half ? vnet::unit_backward<vnet::bf16>(call) : vnet::unit_backward<float>(call);
-  if (vnet::keeps_result(vnet::read_config(call))) *mark = vnet::kUsedUp;
 }
