@@ -23,6 +23,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="default: the checkpoint's run folder, else the recipe's dirResult and dirPredictionImage")
     parser.add_argument("--save_predictions", type=int, nargs="?", const=1, default=1, choices=(0, 1),
                         help="write the masks (default: 1)")
+    parser.add_argument("--run_distribute", type=int, default=0, choices=(0, 1), help="1: under msrun, share the cases")
+    parser.add_argument("--device_num", type=int, default=1, help="number of ranks with --run_distribute 1")
     add_recipe_arguments(parser, "; the others are the checkpoint's own")
     return parser.parse_args(argv)
 
@@ -31,11 +33,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     setup_logging()
-    create_backend(args.device_target, args.dev_id)
+    backend = create_backend(args.device_target, args.dev_id, bool(args.run_distribute), args.device_num)
+    setup_logging(quiet=not backend.is_main)
     predictor, recipe, checkpoint = load_checkpoint_predictor(args.ckpt_path, read_changes(args.config, args.set))
     folders = output_folders(args.ckpt_path, recipe, args.output_dir)
     evaluate_split(predictor, recipe, checkpoint, args.data_path, args.eval_split_file_path, folders,
-                   bool(args.save_predictions))
+                   bool(args.save_predictions), backend)
 
 
 if __name__ == "__main__":

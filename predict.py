@@ -11,7 +11,7 @@ from pathlib import Path
 from src.arguments import add_device_arguments, add_recipe_arguments
 from src.backend import create_backend
 from src.config import plain, read_changes
-from src.data.data_manager import DataManager
+from src.data import build_manager
 from src.errors import entry_point
 from src.inference.bundle import check_golden, load_bundle_predictor
 from src.inference.predictor import load_checkpoint_predictor
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     changes = read_changes(args.config, args.set)
     predictor, recipe, checkpoint = load_checkpoint_predictor(args.ckpt_path, changes)
-    predict_volumes(predictor, DataManager.from_config(recipe), args.input, args.output, plain(recipe),
+    predict_volumes(predictor, build_manager(recipe), args.input, args.output, plain(recipe),
                     checkpoint.path.name)
 
 

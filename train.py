@@ -9,6 +9,7 @@ from src.backend import create_backend
 from src.config import DEFAULT_RECIPE, load_recipe
 from src.errors import UserError, entry_point
 from src.log import setup_logging
+from src.ranks import check_world_size
 from src.training.build import build_trainer, check_data
 from src.training.plan import RunPlan, new_plan, resumed_plan, with_epochs
 
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     plan = make_plan(args)
     if args.check_data:
         return check_data(plan)
+    if args.run_distribute and plan.recipe.get("parallel") != "pipeline":
+        check_world_size(args.device_num, len(plan.train_names))
     backend = create_backend(args.device_target, args.device_id, bool(args.run_distribute), args.device_num,
                              plan.recipe)
     log_name = "train.log" if backend.world_size == 1 else f"train_rank{backend.rank}.log"

@@ -4,7 +4,12 @@
 # Environment:
 #   FOREGROUND=1   run in the foreground; the launcher's exit code is then the run's
 #   PYTHON         interpreter to use (default: see use_python)
-#   MASTER_PORT    port for train_distribute_cpu.sh's scheduler (default: a free one)
+#   MASTER_PORT    port where the ranks meet; the next one has to be free too (default: two free ones)
+#   MASTER_ADDR    address of the machine of rank 0, for several nodes (default: this machine only)
+#   NODE_NUM       number of nodes that msrun starts, DEVICE_NUM ranks each (default: 1)
+#   NODE_RANK      which of them this one is, 0 to NODE_NUM - 1; node 0 is the one of MASTER_ADDR (default: 0)
+#   HOSTFILE       Open MPI's list of nodes for train_distribute_gpu.sh, DEVICE_NUM ranks each
+#   MS_TOPO_TIMEOUT  seconds that the ranks wait for each other at the start (default: 120)
 
 set -euo pipefail
 
@@ -12,6 +17,7 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 declare -A ARG=()  # positional arguments by name
 OPTIONS=()         # everything from the first --OPTION on, handed to the Python script
 DEVICES=()         # device ids in rank order, from RANK_TABLE_FILE
+NO_TABLE='^(-|msrun)$'  # in place of a RANK_TABLE_FILE: go without one, by msrun
 
 fail() {
     printf 'error: %s\n' "$*" >&2
@@ -52,6 +58,10 @@ read_arguments() {
         name=${names[i]}
         check_value "$name" "${values[i]}"
         case $name in
+            RANK_TABLE_FILE)
+                ARG[$name]=
+                [[ ${values[i]} =~ $NO_TABLE ]] || ARG[$name]=$(realpath -ms -- "${values[i]}")
+                ;;
             *_PATH | *_FILE) ARG[$name]=$(realpath -ms -- "${values[i]}") ;;
             *) ARG[$name]=${values[i]} ;;
         esac
@@ -70,7 +80,8 @@ check_value() {
             ;;
         DATA_PATH) [[ -d $2 ]] || fail "DATA_PATH '$2' is no folder; expected the one that holds img/ and gt/" ;;
         CKPT_PATH | *_SPLIT_FILE_PATH | RANK_TABLE_FILE)
-            [[ -f $2 ]] || fail "$1 '$2' is no file; check the path (relative paths start at $PWD)"
+            [[ -f $2 || ($1 == RANK_TABLE_FILE && $2 =~ $NO_TABLE) ]] ||
+                fail "$1 '$2' is no file; check the path (relative paths start at $PWD)"
             ;;
     esac
 }
@@ -128,19 +139,15 @@ need() {
 }
 
 # run_logged LOG COMMAND...: background with the pid printed, or foreground with the command's exit code.
-# COMMAND may be a function of this file. The background subshell ignores SIGHUP, as under nohup, which takes no functions.
 run_logged() {
     local log=$1
     shift
     if [[ ${FOREGROUND:-0} == 1 ]]; then
-        "$@" 2>&1 | tee -i -- "$log"
-        return
+        exec "$@" > >(exec tee -i -- "$log") 2>&1  # exec, so that a signal to the launcher reaches the run
     fi
     (
-        trap '' HUP
-        # exec, so that the printed pid is the run itself and `kill PID` ends it.
-        [[ $(type -t -- "$1") == function ]] || exec "$@"
-        "$@"
+        trap '' HUP  # as under nohup
+        exec "$@"  # so that the printed pid is the run itself and `kill PID` ends it
     ) >"$log" 2>&1 </dev/null &
     echo "started in the background: pid $!, log $PWD/$log"
 }
@@ -161,69 +168,66 @@ evaluate() {
         --eval_split_file_path "${ARG[EVAL_SPLIT_FILE_PATH]}" "${OPTIONS[@]}"
 }
 
-# distributed_arguments DEVICE_TARGET: set TRAIN to train.py and its arguments for one rank of several.
+# distributed_arguments DEVICE_TARGET NODES: set TRAIN to train.py and its arguments for one rank of several.
 distributed_arguments() {
     # The ranks must agree on the run folder, and train.py's default name has the time of each rank's start in it.
-    [[ " ${OPTIONS[*]}" =~ \ --(run_dir|resume)(=| |$) ]] ||
+    if ! [[ " ${OPTIONS[*]}" =~ \ --(run_dir|resume)(=| |$) ]]; then
+        (($2 == 1)) || fail "several nodes need --run_dir (or --resume): all of them have to name the same folder"
         OPTIONS+=(--run_dir "runs/distribute-$(date +%Y%m%d-%H%M%S)")
+    fi
     # shellcheck disable=SC2034  # read by the launchers
-    TRAIN=("$REPO/train.py" --device_target "$1" --run_distribute 1 --device_num "${ARG[DEVICE_NUM]}"
+    TRAIN=("$REPO/train.py" --device_target "$1" --run_distribute 1 --device_num "$((ARG[DEVICE_NUM] * $2))"
         --data_path "${ARG[DATA_PATH]}" --train_split_file_path "${ARG[TRAIN_SPLIT_FILE_PATH]}" "${OPTIONS[@]}")
 }
 
-# run_ranks COMMAND...: one process per device of DEVICES. Rank 0 writes to stdout, rank N to rank_N/train_distribute.log.
-# The first rank that fails ends the others, which would wait for it forever, and gives the exit code.
+# run_ranks LOG LOG_DIR ARGUMENT...: scripts/run_ranks.py, which ends all ranks when one fails.
 run_ranks() {
-    local -A running=()
-    local rank output code=0 status
-    trap 'kill "${running[@]}" 2>/dev/null; wait; exit 143' INT TERM
-    for rank in "${!DEVICES[@]}"; do
-        if ((rank == 0)); then
-            exec {output}>&1
-        else
-            mkdir -p "rank_$rank"
-            exec {output}>"rank_$rank/train_distribute.log"
-        fi
-        RANK_ID=$rank DEVICE_ID=${DEVICES[rank]} "$@" --device_id "${DEVICES[rank]}" >&"$output" 2>&1 &
-        running[$rank]=$!
-        exec {output}>&-
-    done
-    while ((${#running[@]})); do
-        for rank in "${!running[@]}"; do
-            kill -0 "${running[$rank]}" 2>/dev/null && continue
-            status=0
-            wait "${running[$rank]}" || status=$?
-            unset "running[$rank]"
-            if ((status != 0 && code == 0)); then
-                code=$status
-                echo "rank $rank ended with exit code $status; its log: $( ((rank)) && echo "rank_$rank/")train_distribute.log"
-                ((${#running[@]} == 0)) || kill "${running[@]}" 2>/dev/null || true
-            fi
-        done
-        ((${#running[@]} == 0)) || sleep 0.3
-    done
-    return "$code"
+    local log=$1 log_dir=$2
+    shift 2
+    run_logged "$log" "$PYTHON" "$REPO/scripts/run_ranks.py" --log_dir "$log_dir" "$@"
 }
 
-# run_msrun ARGUMENT...: msrun ends its workers on SIGINT only, leaves them running on SIGTERM, and exits 0 after SIGINT.
-run_msrun() {
-    local pid
-    msrun "$@" &
-    pid=$!
-    trap 'kill -INT "$pid" 2>/dev/null; wait "$pid"; exit 143' INT TERM
-    wait "$pid"
+# train_by_msrun DEVICE_TARGET LOG LOG_DIR: DEVICE_NUM ranks on this machine, of NODE_NUM machines.
+train_by_msrun() {
+    local nodes=${NODE_NUM:-1} node=${NODE_RANK:-0} address=${MASTER_ADDR:-127.0.0.1} port=${MASTER_PORT:-} listen=()
+    need msrun "it comes with MindSpore: activate the environment that has it, or run bash scripts/quickstart.sh"
+    [[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "NODE_NUM is '$nodes', expected a whole number of 1 or more"
+    [[ $node =~ ^(0|[1-9][0-9]{0,5})$ && $node -lt $nodes ]] ||
+        fail "NODE_RANK is '$node', expected 0 to $((nodes - 1)), as NODE_NUM is $nodes"
+    ((nodes == 1)) || [[ -n ${MASTER_ADDR:-} && -n ${MASTER_PORT:-} ]] ||
+        fail "NODE_NUM is $nodes: set MASTER_ADDR (address of node 0) and MASTER_PORT, the same on all nodes"
+    distributed_arguments "$1" "$nodes"
+    check_port
+    [[ -n $port ]] || port=$(free_port)
+    ((node)) || listen=(--listen "$address:$port")
+    export LOCAL_WORLD_SIZE=${ARG[DEVICE_NUM]}
+    run_ranks "$2" "$3" "${listen[@]}" msrun --worker_num="$((ARG[DEVICE_NUM] * nodes))" \
+        --local_worker_num="${ARG[DEVICE_NUM]}" --node_rank="$node" --master_addr="$address" --master_port="$port" \
+        --cluster_time_out="${MS_TOPO_TIMEOUT:-120}" --join=True python3 "${TRAIN[@]}"
 }
 
-# Print a TCP port nobody listens on, below the range that outgoing connections draw from. A taken port would cost
-# MindSpore about ten minutes of retries.
+# Check the form of MASTER_PORT where one is given; run_ranks.py sees whether it is free.
+check_port() {
+    local port=${MASTER_PORT:-1024}
+    [[ $port =~ ^[1-9][0-9]{3,4}$ && $port -ge 1024 && $port -lt 65535 ]] ||
+        fail "MASTER_PORT is '$MASTER_PORT', expected a port from 1024 to 65534"
+}
+
+# Print a TCP port with a free one above it, below the range that outgoing connections draw from. A taken port would
+# cost MindSpore about ten minutes of retries.
 free_port() {
     local port
     for _ in {1..50}; do
         port=$((10000 + RANDOM % 20000))
-        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || {
+        answers "$port" || answers $((port + 1)) || {
             echo "$port"
             return
         }
     done
     fail "found no free port between 10000 and 29999; set MASTER_PORT"
+}
+
+# answers PORT: whether somebody listens there.
+answers() {
+    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.data import prostate
+from src.data import brain_tumour, prostate
 from src.data.split import PROMISE12_VALIDATION, fold_split, holdout_split, random_split, write_split
 from src.errors import UserError, entry_point
 
@@ -34,7 +34,8 @@ def main() -> None:
         names = [f"Case{number:02d}.mhd" for number in range(PROMISE12_CASES)]
         print(f"cases: {names[0]} to {names[-1]} of PROMISE12; --data_path takes those of a folder")
     else:
-        names = prostate.all_names(arguments.data_path)
+        is_msd = (arguments.data_path / brain_tumour.IMAGE_FOLDER).is_dir()
+        names = (brain_tumour if is_msd else prostate).all_names(arguments.data_path)
     if arguments.fold is not None:
         folds = 5 if arguments.folds is None else arguments.folds
         train, validation = fold_split(names, arguments.fold, folds, arguments.seed)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor, communication, ops
+from mindspore import communication
 
+from src import ranks
 from src.errors import UserError
 from src.ops.select import use_cpu_kernels
 
@@ -24,8 +25,11 @@ _INTERRUPT_HANDLER = signal.getsignal(signal.SIGINT)
 
 DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
 
+# fp16 runs on CPU but gains nothing, so a recipe that asks for it was meant for another device.
+_PRECISIONS = {"CPU": ("O0", "bf16"), "GPU": ("O0", "O2", "O3"), "Ascend": ("O0", "O2", "O3", "bf16")}
+
 _INSTALL_HINT = {
-    "Ascend": "install the CANN toolkit and its driver, and check `npu-smi info`",
+    "Ascend": "install the CANN toolkit and its driver, source its set_env.sh, and check `npu-smi info`",
     "GPU": "official GPU builds ended with MindSpore 2.2: build it from source with CUDA, and check `nvidia-smi`",
 }
 
@@ -38,7 +42,7 @@ class Backend:
         device_target: Ascend, GPU or CPU.
         rank: this process's number, 0 to `world_size` - 1; only rank 0 writes.
         world_size: number of processes that train together.
-        amp_level: O0 (fp32), O2 or O3 (fp16), bf16 (activations stored in bf16 on the CPU kernels).
+        amp_level: O0 (fp32), O2 or O3 (fp16), bf16 (on Ascend as O2; on CPU the kernels store activations in bf16).
         loss_scaling: off, fixed or dynamic.
     """
 
@@ -52,13 +56,6 @@ class Backend:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
-
-    def any_rank(self, flag: bool) -> bool:
-        """Return whether `flag` is set on any rank; every rank has to call it, at the same point of its run."""
-        if self.world_size == 1:
-            return flag
-        # Sums of fp32 are the one reduction that all back ends, the CPU's included, have.
-        return bool(ops.AllReduce(ops.ReduceOp.SUM)(Tensor([float(flag)], ms.float32)).asnumpy()[0] > 0)
 
     def describe(self) -> dict[str, Any]:
         """Return what a report says about the machine: device, ranks, precision, versions."""
@@ -122,10 +119,10 @@ def _share_cores(world_size: int) -> bool:
     """
     cores = len(os.sched_getaffinity(0))
     # A launcher that binds its ranks has shared out the cores already.
-    bound = cores < (os.cpu_count() or cores)
-    ranks = 1 if bound else int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or world_size)
+    bound = world_size > 1 and cores < len(os.sched_getaffinity(os.getppid()))
+    sharing = 1 if bound else ranks.local_world_size(world_size, os.environ)
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    in_use = use_cpu_kernels(int(threads) if threads.isdigit() and int(threads) > 0 else max(1, cores // ranks))
+    in_use = use_cpu_kernels(int(threads) if threads.isdigit() and int(threads) > 0 else max(1, cores // sharing))
     if in_use:
         _quiet_mindspore()
     return in_use
@@ -141,18 +138,22 @@ def _quiet_mindspore() -> None:
 def _set_device(device_target: str, device_id: int | None) -> None:
     if device_target not in DEVICE_TARGETS:
         raise UserError(f"unknown device target {device_target!r}: expected one of {', '.join(DEVICE_TARGETS)}")
+    found = [target for target in DEVICE_TARGETS if ms.hal.is_available(target)]
+    if device_target not in found:  # set_device would first log the libraries that it misses
+        raise UserError(f"device target {device_target} is not available: found MindSpore {ms.__version__} with "
+                        f"{' and '.join(found)} only; {_INSTALL_HINT[device_target]}, or use --device_target CPU")
     try:
         ms.set_device(device_target, device_id)
     except (RuntimeError, ValueError) as error:
         if device_target == "CPU":
             raise
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"device target {device_target} is not available to MindSpore {ms.__version__} here ({reason}); "
-            f"{_INSTALL_HINT[device_target]}, or use --device_target CPU") from error
+        raise UserError(f"device {device_id} of {device_target} cannot be used ({reason}); check --device_id; "
+                        f"{_INSTALL_HINT[device_target]}, or use --device_target CPU") from error
 
 
 def _join_ranks(device_num: int) -> tuple[int, int]:
+    _find_ranks(device_num)
     try:
         communication.init()
         rank, world_size = communication.get_rank(), communication.get_group_size()
@@ -160,19 +161,49 @@ def _join_ranks(device_num: int) -> tuple[int, int]:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"joining the other ranks failed ({reason}); start through scripts/train_distribute*.sh, "
                         "or with --run_distribute 0 for one process") from error
-    if world_size != device_num:
-        raise UserError(f"--device_num says {device_num} ranks, the launcher started {world_size}; make them equal")
+    _check_number(device_num, world_size)
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
                                  device_num=world_size)
     return rank, world_size
+
+
+def _find_ranks(device_num: int) -> None:
+    """See that the other ranks are there, and start the scheduler that mpirun does not know of."""
+    environ = os.environ
+    if ranks.JOB in environ:
+        ranks.end_with_parent()
+    by_mpirun = ranks.adopt_mpirun(environ)
+    if "MS_ROLE" not in environ and not {"RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH"} & environ.keys():
+        raise UserError("no launcher started this process, so there are no ranks to join; start through "
+                        "scripts/train_distribute*.sh, msrun or mpirun, or with --run_distribute 0 for one process")
+    rank = ranks.rank_of(environ)
+    if environ.get("MS_ROLE") != "MS_WORKER" or rank is None:
+        return  # the scheduler; or ranks that HCCL or MindSpore number and wait for
+    world_size, host, port = int(environ["MS_WORKER_NUM"]), environ["MS_SCHED_HOST"], int(environ["MS_SCHED_PORT"])
+    _check_number(device_num, world_size)
+    if by_mpirun and rank == 0:
+        ranks.check_port(host, port)
+        ranks.start_scheduler("from src.backend import serve; serve()", environ)
+    ranks.meet(host, port + 1, rank, world_size, float(environ.get("MS_TOPO_TIMEOUT") or ranks.JOIN_SECONDS))
+
+
+def _check_number(device_num: int, world_size: int) -> None:
+    if world_size != device_num:
+        raise UserError(f"--device_num says {device_num} ranks, the launcher started {world_size}; make them equal")
+
+
+def serve() -> None:
+    """Be the scheduler of a job: return, or exit, when its ranks have left."""
+    ranks.end_with_parent()
+    ms.set_device("CPU")
+    communication.init()
 
 
 def _resolve_precision(device_target: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
     amp_level = recipe["amp_level"]
     if amp_level == "auto":
         amp_level = "O0" if device_target == "CPU" else "O2"
-    # fp16 runs on CPU but gains nothing, so a recipe that asks for it was meant for another device.
-    allowed = ("O0", "bf16") if device_target == "CPU" else ("O0", "O2", "O3")
+    allowed = _PRECISIONS[device_target]
     if amp_level not in allowed:
         raise UserError(f"recipe key 'amp_level': found {amp_level!r}, expected on {device_target} auto or one of "
                         f"{', '.join(allowed)}")

@@ -9,13 +9,14 @@ import copy
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from easydict import EasyDict
 
 from src.errors import UserError
+from src.lr_schedule import SCALING_RULES
 
 vnet_cfg = EasyDict(
     {
@@ -33,13 +34,14 @@ vnet_cfg = EasyDict(
         # Network
         "variant": "default",  # default: batch norm; paper: as in Milletari et al. 2016
         "activation": "auto",  # elu, prelu, or auto: the variant's own
+        "sync_bn": False,  # batch norm over the batches of all ranks, in place of each rank's own
         "base_channels": 16,
         "dropout": 0.5,
         "out_kernel": 1,  # last convolution; 3 in the first MindSpore release
         # Optimisation
         "batch_size": 4,  # per rank
         "epochs": 500,
-        "loss": "dice",  # dice, dice_ce
+        "loss": "dice",  # dice, dice_ce, bce
         "optimizer": "adam",  # adam, adamw, sgd
         "lr": 0.0005,
         "lr_ascend": 0.001,  # base rate on Ascend, in place of lr
@@ -47,8 +49,9 @@ vnet_cfg = EasyDict(
         "momentum": 0.99,  # sgd only
         "warmup_step": 120,
         "warmup_ratio": 0.3,
+        "lr_scaling": "none",  # of the rate by the number of ranks: none, linear, sqrt
         "grad_clip": 0.0,  # largest global gradient norm; 0: no clipping
-        "amp_level": "auto",  # O0 (fp32), O2, O3 (fp16, Ascend and GPU), bf16 (CPU), or auto: O0 on CPU, else O2
+        "amp_level": "auto",  # O0 (fp32), O2, O3 (fp16, not CPU), bf16 (not GPU), or auto: O0 on CPU, else O2
         "conv_algorithm": "auto",  # of the 5³ convolutions on CPU: winograd, direct, or auto: the faster one
         "loss_scaling": "auto",  # off, fixed, dynamic, or auto: dynamic with fp16, else off
         "loss_scale": 1024.0,
@@ -61,23 +64,72 @@ vnet_cfg = EasyDict(
     }
 )
 
+# 3-D U-Net on MSD Task01_BrainTumour, tumour against background, on one device or split over two.
+unet3d_brain_cfg = EasyDict(
+    {
+        # Data
+        "task": "brain_tumour",
+        "fold": -1,
+        "folds": 5,
+        "dirResult": "results/infer",
+        "dirPredictionImage": "results/prediction",
+        "target_size": [0, 0, 0],  # voxels, (x, y, z), to resize to by nearest neighbour; zeros: as on disk
+        "normalise_by": "image",  # what intensities are divided by: the maximum of the image, or of each modality
+        # Optimisation
+        "batch_size": 1,  # volumes of a micro-batch, over which batch norm takes its statistics
+        "micro_batches": 1,  # whose mean gradient makes a step; a pipeline needs several to keep both devices busy
+        "epochs": 30,
+        "loss": "bce",  # bce, dice, dice_ce
+        "optimizer": "adam",
+        "lr": 1e-5,
+        "lr_ascend": 1e-5,
+        "lr_schedule": "constant",  # after the warm-up: constant, cosine
+        "lr_scaling": "none",
+        "weight_decay": 0.0,
+        "momentum": 0.9,
+        "warmup_step": 0,
+        "warmup_ratio": 1.0,
+        "grad_clip": 0.0,
+        "amp_level": "O0",
+        "loss_scaling": "auto",
+        "loss_scale": 1024.0,
+        "seed": 1,
+        # Several ranks
+        "parallel": "pipeline",  # what two ranks share: the network (pipeline) or the cases (data)
+        "pipeline_split": "auto",  # blocks of the first rank, 1 to 12 (5: encoder), or auto: by measured times
+        # Run
+        "log_every": 1,  # steps between log lines of the loss; 0: one line an epoch
+        "val_every": 1,
+        "early_stopping": 0,
+        "save_every": 1,
+        "keep_checkpoint_max": 10,
+    }
+)
+
 DEFAULT_RECIPE = "vnet_promise12"
-RECIPES: dict[str, EasyDict] = {DEFAULT_RECIPE: vnet_cfg}
+RECIPES: dict[str, EasyDict] = {DEFAULT_RECIPE: vnet_cfg, "unet3d_brain": unet3d_brain_cfg}
+UNET3D_BLOCKS = 13  # of the 3-D U-Net, between any two of which a pipeline can cut it
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "variant": ("default", "paper"),
     "activation": ("auto", "elu", "prelu"),
-    "loss": ("dice", "dice_ce"),
+    "loss": ("dice", "dice_ce", "bce"),
     "optimizer": ("adam", "adamw", "sgd"),
+    "lr_scaling": SCALING_RULES,
     "amp_level": ("auto", "O0", "O2", "O3", "bf16"),
     "conv_algorithm": ("auto", "winograd", "direct"),
     "loss_scaling": ("auto", "off", "fixed", "dynamic"),
+    "normalise_by": ("image", "modality"),
+    "lr_schedule": ("cosine", "constant"),
+    "parallel": ("pipeline", "data"),
+    "pipeline_split": ("auto", *map(str, range(1, UNET3D_BLOCKS))),
 }
 _TOO_LARGE = 2**31  # of any number: infinity included, NaN compares False; seeds and counts have to fit 32 bits
 _TYPE_NAMES = {bool: "true or false", int: "a whole number below 2^31", float: "a number", str: "a word"}
-_POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "keep_checkpoint_max", "loss_scale")
+_POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "keep_checkpoint_max", "loss_scale",
+             "micro_batches")
 _NOT_NEGATIVE = ("dropout", "lr", "lr_ascend", "weight_decay", "momentum", "warmup_step", "warmup_ratio",
-                 "grad_clip", "val_every", "early_stopping", "seed")
+                 "grad_clip", "val_every", "early_stopping", "seed", "log_every")
 
 
 def load_recipe(name: str = DEFAULT_RECIPE, config_file: str | Path | None = None,
@@ -172,6 +224,8 @@ def _checked_type(key: str, value: Any, present: Any) -> Any:
         fits = isinstance(value, (list, tuple)) and len(value) == len(present)
         value = [_checked_type(key, item, like) for item, like in zip(value, present, strict=True)] if fits else value
     else:
+        if key == "pipeline_split" and number:
+            value = str(value)  # a number or `auto`
         fits = isinstance(value, type(present))
     if not fits:
         expected = _TYPE_NAMES.get(type(present)) or f"{len(present)} numbers in brackets, without spaces or quoted"
@@ -184,18 +238,26 @@ def _check_ranges(recipe: Mapping[str, Any]) -> None:
         if not condition:
             raise UserError(f"recipe key {key!r}: found {recipe[key]!r}, expected {expected}")
 
-    for key, allowed in _CHOICES.items():
-        near = _nearest(str(recipe[key]), allowed)
-        require(recipe[key] in allowed, key, f"one of {', '.join(allowed)}{near}")
-    for key in _POSITIVE:
+    for key in set(_CHOICES) & set(recipe):
+        near = _nearest(str(recipe[key]), _CHOICES[key])
+        require(recipe[key] in _CHOICES[key], key, f"one of {', '.join(_CHOICES[key])}{near}")
+    for key in set(_POSITIVE) & set(recipe):
         require(recipe[key] > 0, key, "a number above 0")
-    for key in _NOT_NEGATIVE:
+    for key in set(_NOT_NEGATIVE) & set(recipe):
         require(recipe[key] >= 0, key, "a number of 0 or more")
-    require(recipe["dropout"] < 1, "dropout", "a probability below 1")
     require(recipe["momentum"] < 1, "momentum", "a number below 1")
     require(recipe["warmup_ratio"] <= 1, "warmup_ratio", "a share of the base rate, at most 1")
-    require(recipe["out_kernel"] in (1, 3), "out_kernel", "1 or 3")
     require(-1 <= recipe["fold"] < recipe["folds"], "fold", f"-1, or 0 to folds - 1 = {recipe['folds'] - 1}")
+    if "target_size" in recipe:
+        _check_unet3d(recipe, require)
+    else:
+        _check_vnet(recipe, require)
+
+
+def _check_vnet(recipe: Mapping[str, Any], require: Callable[[bool, str, str], None]) -> None:
+    require(recipe["task"] != "brain_tumour", "task", "a data set of one channel; this one has --recipe unet3d_brain")
+    require(recipe["dropout"] < 1, "dropout", "a probability below 1")
+    require(recipe["out_kernel"] in (1, 3), "out_kernel", "1 or 3")
     require(all(value > 0 for value in recipe["dstRes"]), "dstRes", "spacings above 0 mm")
     low, high = recipe["intensity_percentiles"]
     require(0 <= low < high <= 100, "intensity_percentiles", "two rising percentiles between 0 and 100")
@@ -206,3 +268,20 @@ def _check_ranges(recipe: Mapping[str, Any]) -> None:
     bottom = recipe["batch_size"] * math.prod(n // 16 for n in recipe["VolSize"])
     require(recipe["variant"] != "default" or bottom > 1, "batch_size",
             f"at least 2 with variant 'default' and VolSize {recipe['VolSize']}, or a larger VolSize")
+
+
+def _check_unet3d(recipe: Mapping[str, Any], require: Callable[[bool, str, str], None]) -> None:
+    require(recipe["task"] == "brain_tumour", "task", "brain_tumour, whose images have four channels")
+    require(recipe["amp_level"] != "bf16", "amp_level",
+            "auto, O0, O2 or O3: only the V-Net's kernels store activations in bf16")
+    problem = any(recipe["target_size"]) and unet3d_size_problem(recipe["target_size"])
+    require(not problem, "target_size", f"zeros, or a size that the network can take: {problem}")
+
+
+def unet3d_size_problem(size: Sequence[int]) -> str:
+    """Return what is wrong with a size (X, Y, Z) for the 3-D U-Net; empty when it can take it."""
+    x, y, z = size
+    if min(x, y) >= 16 and x % 8 == 0 and y % 8 == 0 and z >= 7 and z % 4 == 3:
+        return ""
+    return (f"found {x} x {y} x {z}, expected X and Y in multiples of 8 from 16 on, and Z one less than a multiple of "
+            "4 from 7 on, such as 240 x 240 x 155")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import RECIPES, apply_overrides, load_recipe, plain, read_changes, vnet_cfg
+from src.config import RECIPES, apply_overrides, load_recipe, plain, read_changes, unet3d_brain_cfg, vnet_cfg
 from src.errors import UserError
 
 # key -> test that shows that changing it changes behaviour
@@ -21,6 +21,7 @@ EFFECTS = {
     "intensity_percentiles": "tests/data/test_data_manager.py::test_preprocess_on_its_own_grid",
     "augment": "tests/data/test_dataset.py::test_augmented_batches_differ_from_plain_ones_and_repeat",
     "variant": "tests/networks/test_vnet.py::test_parameter_count",
+    "sync_bn": "tests/training/test_data_parallel.py::test_two_ranks_equal_one_with_twice_the_batch",
     "activation": "tests/networks/test_vnet.py::test_activation",
     "base_channels": "tests/networks/test_vnet.py::test_parameter_count",
     "dropout": "tests/networks/test_vnet.py::test_dropout_probability_reaches_every_dropout_layer",
@@ -35,6 +36,7 @@ EFFECTS = {
     "momentum": "tests/training/test_train_step.py::test_sgd_momentum",
     "warmup_step": "tests/training/test_trainer.py::test_runs_the_epochs_and_feeds_the_schedule",
     "warmup_ratio": "tests/training/test_trainer.py::test_runs_the_epochs_and_feeds_the_schedule",
+    "lr_scaling": "tests/training/test_trainer.py::test_rate_and_warm_up_follow_the_number_of_ranks",
     "grad_clip": "tests/training/test_train_step.py::test_gradient_clipping",
     "amp_level": "tests/training/test_train_step.py::test_half_precision_keeps_fp32_weights_and_learns_the_same",
     "conv_algorithm": "tests/networks/test_vnet.py::test_precision_and_algorithm_reach_every_unit",
@@ -46,12 +48,24 @@ EFFECTS = {
     "save_every": "tests/training/test_callbacks.py::test_checkpoints_every_n_epochs_newest_kept",
     "keep_checkpoint_max": "tests/training/test_callbacks.py::test_checkpoints_every_n_epochs_newest_kept",
 }
+# Of keys that only `unet3d_brain` has; the others act through the same code as the V-Net's.
+UNET3D_EFFECTS = {
+    "target_size": "tests/data/test_brain_tumour.py::test_resizing_takes_the_nearest_voxel_and_keeps_the_extent",
+    "normalise_by": "tests/data/test_brain_tumour.py::test_each_modality_over_its_own_maximum",
+    "micro_batches": "tests/training/test_pipeline.py::test_the_update_is_by_the_mean_gradient_of_the_micro_batches",
+    "lr_schedule": "tests/test_lr_schedule.py::test_constant_after_the_warm_up",
+    "parallel": "tests/training/test_pipeline_build.py::test_two_ranks_share_the_network_unless_told_otherwise",
+    "pipeline_split": "tests/training/test_pipeline_build.py::test_a_given_split",
+    "log_every": "tests/training/test_callbacks.py::test_a_line_every_n_steps",
+}
 ROOT = Path(__file__).parent.parent
 
 
 def test_every_key_names_a_test_that_exists():
     assert set(EFFECTS) == set(vnet_cfg)
-    for key, test in EFFECTS.items():
+    assert set(unet3d_brain_cfg) <= set(EFFECTS) | set(UNET3D_EFFECTS)
+    assert set(UNET3D_EFFECTS) == set(unet3d_brain_cfg) - set(EFFECTS)
+    for key, test in [*EFFECTS.items(), *UNET3D_EFFECTS.items()]:
         file, _, name = test.partition("::")
         text = (ROOT / file).read_text(encoding="utf-8")
         assert name and f"def {name}(" in text, f"{key}: {test} does not exist"
@@ -100,6 +114,7 @@ def test_command_line_wins_over_file(tmp_path):
     ("fold=5", "0 to folds - 1 = 4"),
     ("intensity_percentiles=[99,1]", "rising percentiles"),
     ("out_kernel=2", "1 or 3"),
+    ("task=brain_tumour", "this one has --recipe unet3d_brain"),
     ("lr=Infinity", "expected a number"),
     ("lr=NaN", "expected a number"),
     ("seed=5000000000", "expected a whole number"),
@@ -109,6 +124,26 @@ def test_command_line_wins_over_file(tmp_path):
 def test_bad_overrides_are_refused(override, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         load_recipe(overrides=[override])
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("target_size=[240,240,154]", "found 240 x 240 x 154, expected X and Y in multiples of 8"),
+    ("pipeline_split=13", "one of auto, 1, 2, .*, 12"),
+    ("pipeline_split=middle", "one of auto"),
+    ("micro_batches=0", "above 0"),
+    ("amp_level=bf16", "only the V-Net's kernels"),
+    ("task=promise12", "expected brain_tumour"),
+    ("parallel=pipelin", "did you mean 'pipeline'"),
+    ("VolSize=[16,16,16]", "unknown recipe key 'VolSize'"),
+])
+def test_bad_overrides_of_the_brain_recipe(override, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("unet3d_brain", overrides=[override])
+
+
+def test_a_split_is_a_number_or_a_word():
+    assert load_recipe("unet3d_brain", overrides=["pipeline_split=5"]).pipeline_split == "5"
+    assert load_recipe("unet3d_brain", overrides=["pipeline_split=auto"]).pipeline_split == "auto"
 
 
 def test_batch_norm_needs_two_values_a_channel_at_the_bottom():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from src.losses import DiceCrossEntropyLoss, DiceLoss, build_loss
+from src.losses import BinaryCrossEntropyLoss, DiceCrossEntropyLoss, DiceLoss, build_loss
 
 
 def logits_of(probability: np.ndarray) -> np.ndarray:
@@ -65,6 +65,30 @@ def test_gradient_against_finite_differences(loss):
         assert gradient[place] == pytest.approx((up - down) / 2e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("served", [False, True])
+def test_a_lone_logit_is_that_of_the_foreground(served, request):
+    if served:
+        request.getfixturevalue("kernels_in_use")
+    rng = np.random.default_rng(2)
+    logit = (5 * rng.normal(size=(2, 1, 3, 4, 5))).astype(np.float32)
+    label = (rng.random((2, 3, 4, 5)) > 0.6).astype(np.float32)
+    dice, entropy = reference(np.concatenate([np.zeros_like(logit), logit], axis=1), label)
+    expected = {"dice": dice, "dice_ce": dice + entropy, "bce": entropy}
+    for name, value in expected.items():
+        assert build_loss(name)(Tensor(logit), Tensor(label)).asnumpy() == pytest.approx(value, rel=1e-5)
+    # By hand: the gradient of the mean cross-entropy is (sigmoid(logit) - label) / count.
+    gradient = ops.grad(build_loss("bce"))(Tensor(logit), Tensor(label)).asnumpy()
+    np.testing.assert_allclose(gradient[:, 0], (1 / (1 + np.exp(-logit[:, 0])) - label) / label.size, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [-1e4, 1e4])
+def test_cross_entropy_of_large_logits_is_finite(value):
+    logit, label = np.full((1, 1, 2, 2, 2), value, np.float32), np.ones((1, 2, 2, 2), np.float32)
+    found, gradient = ops.value_and_grad(build_loss("bce"))(Tensor(logit), Tensor(label))
+    assert found.asnumpy() == pytest.approx(max(-value, 0))
+    assert np.isfinite(gradient.asnumpy()).all()
+
+
 def test_empty_label_and_saturated_logits_stay_finite():
     logits = np.zeros((1, 2, 2, 2, 2), np.float32)
     logits[:, 1] = -500
@@ -77,5 +101,6 @@ def test_empty_label_and_saturated_logits_stay_finite():
 def test_build_loss():
     assert isinstance(build_loss("dice"), DiceLoss)
     assert isinstance(build_loss("dice_ce"), DiceCrossEntropyLoss)
+    assert isinstance(build_loss("bce"), BinaryCrossEntropyLoss)
     with pytest.raises(ValueError, match="dice, dice_ce"):
         build_loss("iou")

@@ -1,16 +1,19 @@
 """From files on disk to the arrays a network sees, and back.
 
 `TASKS` maps the config's `task` to the module that knows how its data set lies on disk: `find_cases`, `scan_cases`,
-`all_names`.
+`all_names`; `build_manager` gives its preprocessing.
 """
 
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
-from src.data import prostate
+from src.data import brain_tumour, prostate
 from src.data.case import Case
+from src.data.data_manager import DataManager
 from src.errors import UserError
 
-TASKS: dict[str, ModuleType] = {"promise12": prostate}
+TASKS: dict[str, ModuleType] = {"promise12": prostate, "brain_tumour": brain_tumour}
 
 
 def get_task(name: str) -> ModuleType:
@@ -24,4 +27,11 @@ def get_task(name: str) -> ModuleType:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "Case", "get_task"]
+def build_manager(recipe: Mapping[str, Any]) -> DataManager:
+    """Return the preprocessing of the recipe's data set."""
+    if recipe["task"] == "brain_tumour":
+        return brain_tumour.BrainTumourManager.from_config(recipe)
+    return DataManager.from_config(recipe)
+
+
+__all__ = ["TASKS", "Case", "build_manager", "get_task"]

@@ -42,11 +42,15 @@ class Sample:
     foreground_ml: float = 0.0
 
 
-def read_volume(path: Path) -> tuple[np.ndarray, Geometry]:
+def read_volume(path: Path, channels: int = 1) -> tuple[np.ndarray, Geometry]:
     """Read a MetaImage or NIfTI volume, checked first.
 
+    Args:
+        path: of the file.
+        channels: above 1 for a 4-D NIfTI file with as many volumes along its last axis.
+
     Returns:
-        The voxels (x, y, z) in the type they are stored in, and their grid.
+        The voxels (x, y, z), or (channels, x, y, z), in the type they are stored in, and their grid.
 
     Raises:
         DataError: the file is missing, damaged, inconsistent, of an unknown format, or holds non-finite voxels.
@@ -56,11 +60,11 @@ def read_volume(path: Path) -> tuple[np.ndarray, Geometry]:
     if not suffix:
         raise DataError([f"{path}: no known volume format, expected one of {', '.join(VOLUME_SUFFIXES)}; "
                          "convert the volume, e.g. with SimpleITK"])
-    checks = metaimage if suffix in metaimage.SUFFIXES else nifti
-    if problems := checks.find_problems(path):
+    is_meta = suffix in metaimage.SUFFIXES
+    if problems := metaimage.find_problems(path) if is_meta else nifti.find_problems(path, channels):
         raise DataError(problems)
     try:
-        image = sitk.ReadImage(str(path))
+        image = whole = sitk.ReadImage(str(path))
         if image.GetDimension() > 3:  # NIfTI may store trailing dimensions of one voxel
             image = image[(slice(None),) * 3 + (0,) * (image.GetDimension() - 3)]
         geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
@@ -69,7 +73,8 @@ def read_volume(path: Path) -> tuple[np.ndarray, Geometry]:
         raise DataError([f"{path}: SimpleITK cannot read it ({reason}); write the file anew"]) from error
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise DataError([f"{path}: {image.GetNumberOfComponentsPerPixel()} channels, expected 1; extract one channel"])
-    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    array = sitk.GetArrayFromImage(image if channels == 1 else whole)
+    array = array.transpose((2, 1, 0) if channels == 1 else (0, 3, 2, 1))
     if array.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(array)))):
         raise DataError([f"{path}: {bad} of {array.size} voxels are not finite (NaN or infinity); "
                          "replace them, or leave the case out"])
@@ -242,6 +247,14 @@ class DataManager:
         millilitres = len(points) * native.voxel_volume / 1000
         return Sample(case.case_id, block_image, self.preprocess_label(label, native), block, native, cropped,
                       millilitres)
+
+    def load_label(self, case: Case) -> Sample:
+        """Read and preprocess the label of a case; other data sets leave the image out, for a rank without need of it.
+
+        Raises:
+            DataError: as `load`.
+        """
+        return self.load(case)
 
     def paste_back(self, probability: np.ndarray, block: Geometry, native: Geometry) -> np.ndarray:
         """Bring a block's probabilities to the volume's own grid, linearly; 0 outside the block.

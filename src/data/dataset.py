@@ -3,12 +3,13 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from src.data.augment import augment
+from src.data.case import Case
 from src.data.data_manager import Sample
 
 
@@ -17,14 +18,34 @@ class Batch:
     """One rank's share of a step.
 
     Attributes:
-        image: (N, 1, X, Y, Z) float32.
+        image: (N, C, X, Y, Z) float32.
         label: (N, X, Y, Z) float32 with 0 and 1.
-        case_ids: which cases these are, for messages.
+        case_ids: the cases of the whole step, on all ranks, for messages: all ranks see the same loss and gradients.
     """
 
     image: np.ndarray
     label: np.ndarray
     case_ids: tuple[str, ...]
+
+
+class StreamedSamples:
+    """Samples that are read from disk each time they are asked for, so that no more than a batch is in memory.
+
+    Args:
+        cases: in order.
+        load: reads one of them.
+    """
+
+    def __init__(self, cases: Sequence[Case], load: Callable[[Case], Sample]):
+        self.cases = list(cases)
+        self.load = load
+        self.case_ids = [case.case_id for case in self.cases]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.load(self.cases[index])
 
 
 class BatchLoader:
@@ -35,7 +56,7 @@ class BatchLoader:
     every case is seen, and all batches have one size.
 
     Args:
-        samples: all training samples, the same on every rank.
+        samples: all training samples, in memory or streamed from disk; the same on every rank.
         batch_size: samples a rank and step.
         seed: of order and augmentation.
         rank, world_size: this process's place.
@@ -45,11 +66,12 @@ class BatchLoader:
         ValueError: no samples, or a sample without label.
     """
 
-    def __init__(self, samples: Sequence[Sample], batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
-                 augmented: bool = False):
+    def __init__(self, samples: Sequence[Sample] | StreamedSamples, batch_size: int, seed: int, rank: int = 0,
+                 world_size: int = 1, augmented: bool = False):
         if not samples:
             raise ValueError("training samples: found none, expected at least one")
-        self.samples = list(samples)
+        self.samples = samples
+        self.case_ids = samples.case_ids if isinstance(samples, StreamedSamples) else [s.case_id for s in samples]
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -63,9 +85,13 @@ class BatchLoader:
 
     def order(self, epoch: int) -> np.ndarray:
         """Return this rank's sample indices of an epoch, (steps, batch_size)."""
+        return self.global_order(epoch)[:, self.rank]
+
+    def global_order(self, epoch: int) -> np.ndarray:
+        """Return the sample indices of an epoch, (steps, world_size, batch_size)."""
         permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
         filled = np.resize(permutation, self.steps_per_epoch * self.world_size * self.batch_size)
-        return filled.reshape(self.steps_per_epoch, self.world_size, self.batch_size)[:, self.rank]
+        return filled.reshape(self.steps_per_epoch, self.world_size, self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the epoch's batches; one batch is prepared ahead in a thread, and its errors are raised here."""
@@ -80,7 +106,7 @@ class BatchLoader:
 
         def produce() -> None:
             try:
-                for step, indices in enumerate(self.order(epoch)):
+                for step, indices in enumerate(self.global_order(epoch)):
                     put(self._make(epoch, step, indices))
                 put(None)
             except BaseException as error:
@@ -99,7 +125,7 @@ class BatchLoader:
 
     def _make(self, epoch: int, step: int, indices: np.ndarray) -> Batch:
         images, labels = [], []
-        for place, index in enumerate(indices):
+        for place, index in enumerate(indices[self.rank]):
             sample = self.samples[index]
             image, label = sample.image, sample.label
             if label is None:
@@ -109,7 +135,7 @@ class BatchLoader:
                 position = (step * self.world_size + self.rank) * self.batch_size + place
                 rng = np.random.default_rng([self.seed, epoch, position, 1])
                 image, label = augment(image, label, rng, sample.block.spacing)
-            images.append(image)
+            images.append(image if image.ndim == 4 else image[np.newaxis])
             labels.append(label)
-        return Batch(np.stack(images)[:, np.newaxis].astype(np.float32), np.stack(labels).astype(np.float32),
-                     tuple(self.samples[index].case_id for index in indices))
+        return Batch(np.stack(images).astype(np.float32, copy=False), np.stack(labels).astype(np.float32),
+                     tuple(self.case_ids[index] for index in indices.ravel()))

@@ -16,8 +16,12 @@ _CHUNK = 1 << 20
 _COPY = "copy it again from its source"
 
 
-def find_problems(path: Path) -> list[str]:
-    """Look for everything that keeps a NIfTI file from being read as one whole 3-D volume.
+def find_problems(path: Path, channels: int = 1) -> list[str]:
+    """Look for everything that keeps a NIfTI file from being read as one whole volume.
+
+    Args:
+        path: of the file.
+        channels: 1 for a 3-D volume; more for a 4-D one with as many along its last axis.
 
     Returns:
         One sentence per problem, naming the file and what to do; empty when the file can be read.
@@ -28,10 +32,10 @@ def find_problems(path: Path) -> list[str]:
     try:
         if path.name.lower().endswith(".gz"):
             with gzip.open(path) as packed:
-                problem = _check(cast(BinaryIO, packed))
+                problem = _check(cast(BinaryIO, packed), channels)
         else:
             with path.open("rb") as plain:
-                problem = _check(plain)
+                problem = _check(plain, channels)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         problem = f"damaged or cut short gzip stream ({error}); {_COPY}"
     except OSError as error:
@@ -39,7 +43,7 @@ def find_problems(path: Path) -> list[str]:
     return [f"{path}: {problem}"] if problem else []
 
 
-def _check(stream: BinaryIO) -> str:
+def _check(stream: BinaryIO, channels: int) -> str:
     header = stream.read(540)
     order = next((mark for mark in "<>" if len(header) >= 348 and
                   struct.unpack_from(f"{mark}i", header)[0] in (348, 540)), None)
@@ -60,9 +64,11 @@ def _check(stream: BinaryIO) -> str:
     if not math.isfinite(offset) or offset < 0:
         return f"the header's vox_offset is {offset}, expected the byte at which the voxels begin; {_COPY}"
     shape = dim[1 : 1 + max(0, min(dim[0], 7))]
-    if len(shape) < 3 or min(shape) < 1 or any(count != 1 for count in shape[3:]):
-        return f"the volume's shape is {shape}, expected three dimensions; extract one 3-D volume"
-    expected = int(offset) + shape[0] * shape[1] * shape[2] * bits // 8
+    if len(shape) < 3 or min(shape) < 1 or math.prod(shape[3:]) != channels or max((1, *shape[4:])) > 1:
+        remedy = ("expected three dimensions; extract one 3-D volume" if channels == 1 else
+                  f"expected x, y, z and {channels} channels; join the modalities into one 4-D file")
+        return f"the volume's shape is {shape}, {remedy}"
+    expected = int(offset) + math.prod(shape) * bits // 8
     found = len(header)
     # Reading to the end also makes gzip compare its checksum.
     while piece := stream.read(_CHUNK):

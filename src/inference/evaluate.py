@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from src.backend import Backend
+from src.collectives import ONE_RANK, gather_shares, share
 from src.data.case import Case
 from src.data.data_manager import DataManager
 from src.data.geometry import Geometry
@@ -106,73 +108,92 @@ def require_finite(probability: np.ndarray, case_id: str, model: Path | None) ->
 
 
 def evaluate_cases(predictor: Predictor, manager: DataManager, cases: Sequence[Case], on_case: OnCase | None = None,
-                   postprocess: Postprocess = DEFAULT_POSTPROCESS) -> list[dict[str, Any]]:
-    """Predict and score every case on its own grid, one log line each.
+                   postprocess: Postprocess = DEFAULT_POSTPROCESS,
+                   backend: Backend = ONE_RANK) -> list[dict[str, Any]]:
+    """Predict and score every case on its own grid, one log line each; several ranks share the cases.
 
     Args:
         predictor: of the network.
         manager: the preprocessing it was trained with.
         cases: with ground truth.
-        on_case: called after each case, see `OnCase`.
+        on_case: called after each case, see `OnCase`, on the rank that predicted it.
         postprocess: from probability to mask.
+        backend: says which rank this is, of how many.
 
     Returns:
-        A row per case, see `metrics.cases.evaluate_case`.
+        A row per case, see `metrics.cases.evaluate_case`, in the order of `cases` and the same on every rank.
 
     Raises:
         DataError: a case cannot be read; `data.check.check_cases` finds all of them beforehand.
         UserError: a case has no ground truth, or its probability is not finite.
     """
-    rows = []
-    for number, case in enumerate(cases, 1):
+    def score(number: int, case: Case) -> dict[str, Any]:
         started = time.perf_counter()
         loaded = load_native(case, manager, need_label=True)
         assert loaded.image is not None and loaded.label is not None
         mask = segment(predictor, manager, loaded, postprocess)
-        rows.append(evaluate_case(case.case_id, mask, loaded.label, loaded.native.spacing))
-        logger.info("%s (%d of %d): dice %.4f, %.1f s", case.case_id, number, len(cases), rows[-1]["dice"],
+        row = evaluate_case(case.case_id, mask, loaded.label, loaded.native.spacing)
+        logger.info("%s (%d of %d): dice %.4f, %.1f s", case.case_id, number, len(cases), row["dice"],
                     time.perf_counter() - started)
         if on_case is not None:
             on_case(case.case_id, loaded.image, mask, loaded.label, loaded.native)
-    return rows
+        return row
+
+    own = share(backend, list(enumerate(cases, 1)))
+    return gather_shares(backend, lambda: [score(number, case) for number, case in own])
 
 
 class ValidationSet:
-    """The validation cases of a run, read and preprocessed once, scored as often as wanted.
+    """The validation cases of a run, read and preprocessed once, or each time, and scored as often as wanted.
+
+    Several ranks share them.
 
     Args:
         manager: preprocessing of the recipe.
         cases: at least one, with ground truth.
+        backend: says which rank this is, of how many.
+        in_memory: keep the cases; else they are read from disk each time.
 
     Raises:
         DataError: a case cannot be read.
         UserError: no case, or one without ground truth.
     """
 
-    def __init__(self, manager: DataManager, cases: Sequence[Case]):
+    def __init__(self, manager: DataManager, cases: Sequence[Case], backend: Backend = ONE_RANK,
+                 in_memory: bool = True):
         if not cases:
             raise UserError("validation needs at least one case; check the validation split")
         self.manager = manager
-        self.cases: list[NativeCase] = []
-        for case in cases:
-            loaded = load_native(case, manager, need_label=True)
-            # Of all native images only the pictured one is needed again, and they are the largest part.
-            self.cases.append(replace(loaded, image=None) if self.cases else loaded)
+        self.backend = backend
+        self.pictured = cases[0]
+        self.cases: list[NativeCase] | list[Case] = list(share(backend, cases))
+        if in_memory:
+            self.cases = [self._load(case) for case in share(backend, cases)]
+
+    def _load(self, case: Case) -> NativeCase:
+        loaded = load_native(case, self.manager, need_label=True)
+        # Of all native images only the pictured one is needed again, and they are the largest part.
+        return loaded if case is self.pictured else replace(loaded, image=None)
 
     def run(self, predictor: Predictor) -> ValidationResult:
         """Return the Dice of every case on its own grid, after the same postprocessing as in evaluation.
 
-        Surface distances are left out: they would take longer than the prediction.
+        Surface distances are left out: they would take longer than the prediction. With several ranks each predicts
+        its share, and all get the Dice of all cases; the overlay is made on rank 0.
 
         Raises:
-            UserError: a case's probability is not finite.
+            UserError: a case's probability is not finite, on this rank or another.
         """
-        per_case: dict[str, float] = {}
         overlay = np.zeros((1, 1, 3), np.uint8)
-        for case in self.cases:
+
+        def score(kept: NativeCase | Case) -> tuple[str, float]:
+            nonlocal overlay
+            case = self._load(kept) if isinstance(kept, Case) else kept
             mask = segment(predictor, self.manager, case)
             assert case.label is not None
-            per_case[case.case_id] = dice(mask, case.label)
             if case.image is not None:
                 overlay = overlay_array(case.image, mask, case.label, case.native.spacing, case.native.direction)
+            return case.case_id, dice(mask, case.label)
+
+        per_case = dict(gather_shares(self.backend, lambda: [score(case) for case in self.cases]))
         return ValidationResult(float(np.mean(list(per_case.values()))), per_case, overlay)

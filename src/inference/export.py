@@ -83,6 +83,9 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
         raise UserError(f"--batch_size is {batch_size}, expected 1 or more")
     with stock_kernels():  # an exported graph has to run where our kernels are not
         predictor, recipe, checkpoint = load_checkpoint_predictor(checkpoint_path, changes)
+    if recipe["task"] != "promise12":
+        raise UserError(f"{checkpoint_path}: a checkpoint of task {recipe['task']}, and bundles hold networks of one "
+                        "channel with the preprocessing of 'promise12' only; predict with --ckpt_path")
     manager = DataManager.from_config(recipe)
     case = golden_case(checkpoint, recipe, data_path)
     logger.info("comparing on the real case %s", case.image_path)

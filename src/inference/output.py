@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from easydict import EasyDict
 
+from src.backend import Backend
 from src.checkpoint import HISTORY_NAME, Checkpoint, run_folder_of
+from src.collectives import ONE_RANK, gather
 from src.config import plain
-from src.data import get_task
+from src.data import build_manager, get_task
 from src.data.check import checked_cases
-from src.data.data_manager import DataManager, write_volume
+from src.data.data_manager import write_volume
 from src.data.geometry import Geometry
 from src.data.split import read_split
 from src.errors import UserError
@@ -53,10 +55,12 @@ def output_folders(checkpoint_path: Path, recipe: EasyDict, output_dir: Path | N
 
 
 def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoint, data_path: Path, split_path: Path,
-                   folders: OutputFolders, save_predictions: bool = True) -> list[dict[str, Any]]:
+                   folders: OutputFolders, save_predictions: bool = True,
+                   backend: Backend = ONE_RANK) -> list[dict[str, Any]]:
     """Evaluate every case of a split and write `metrics.csv`, `summary.json`, `report.html` and the masks.
 
-    The table and the two averages that people grep for go to the log.
+    The table and the two averages that people grep for go to the log. Several ranks share the cases: each writes the
+    masks of its own, rank 0 all else.
 
     Args:
         predictor: of the checkpoint.
@@ -66,15 +70,16 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
         split_path: one image file name a line.
         folders: see `output_folders`.
         save_predictions: whether masks are written, as `CaseNN_test.mhd` with the image's geometry.
+        backend: says which rank this is, of how many.
 
     Returns:
-        A row per case.
+        A row per case, the same on every rank.
 
     Raises:
         UserError: the split is wrong, or a probability is not finite.
         DataError: every problem of the data, missing and damaged files alike, before anything is predicted.
     """
-    manager = DataManager.from_config(recipe)
+    manager = build_manager(recipe)
     names = read_split(split_path)
     make_folder(folders.results, "output folder")
     cases = checked_cases(get_task(recipe.task), data_path, names, manager)
@@ -86,12 +91,15 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
         if save_predictions:
             write_volume(folders.predictions / f"{case_id}{MASK_ENDING}.mhd", mask, grid)
 
-    rows = evaluate_cases(predictor, manager, cases, on_case)
+    rows = evaluate_cases(predictor, manager, cases, on_case, backend=backend)
+    all_pictures = {case_id: picture for own in gather(backend, pictures) for case_id, picture in own.items()}
+    if not backend.is_main:
+        return rows
     summary = summarise(rows)
     write_metrics_csv(folders.results / "metrics.csv", rows)
     write_json(folders.results / "summary.json", summary)
     write_report(folders.results / REPORT_NAME, f"Evaluation of {_title(checkpoint)}", plain(recipe), rows, summary,
-                 _history(checkpoint), pictures, notes)
+                 _history(checkpoint), all_pictures, notes)
     logger.info("%s", format_table(rows))
     logger.info("report: %s", folders.results / REPORT_NAME)
     if save_predictions:

@@ -29,7 +29,10 @@ class Predictor(Protocol):
         ...
 
     def predict_block(self, image: np.ndarray) -> np.ndarray:
-        """Return the foreground probability (X, Y, Z) float32 of a preprocessed block (X, Y, Z) float32."""
+        """Return the foreground probability (X, Y, Z) float32 of a preprocessed block, float32.
+
+        The block is (X, Y, Z), or (C, X, Y, Z) for a network of several channels.
+        """
         ...
 
 
@@ -40,7 +43,7 @@ class NetworkPredictor:
     blocks of one size.
 
     Args:
-        network: (N, 1, X, Y, Z) -> logits (N, 2, X, Y, Z).
+        network: (N, C, X, Y, Z) -> logits (N, 2, X, Y, Z), or (N, 1, X, Y, Z) of the foreground alone.
         path: the checkpoint that it was read from, if any.
     """
 
@@ -50,7 +53,7 @@ class NetworkPredictor:
         self.cell = ForegroundProbability(network)
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        """Return the probability (N, X, Y, Z) float32 of blocks (N, 1, X, Y, Z), with the network in eval mode.
+        """Return the probability (N, X, Y, Z) float32 of blocks (N, C, X, Y, Z), with the network in eval mode.
 
         Afterwards the network is in the mode it was in before, also when the call fails.
         """
@@ -63,7 +66,7 @@ class NetworkPredictor:
             self.network.set_train(was_training)
 
     def predict_block(self, image: np.ndarray) -> np.ndarray:
-        return self.predict_batch(image[None, None])[0]
+        return self.predict_batch(image[None] if image.ndim == 4 else image[None, None])[0]
 
 
 class ExportedPredictor(ABC):

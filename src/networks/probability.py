@@ -4,7 +4,10 @@ from mindspore import Tensor, nn, ops
 
 
 class ForegroundProbability(nn.Cell):
-    """Softmax over the channels of `network`'s logits: (N, C, X, Y, Z) -> probability (N, X, Y, Z) of class 1."""
+    """Softmax over the channels of `network`'s logits: (N, C, X, Y, Z) -> probability (N, X, Y, Z) of class 1.
+
+    Of a network with one logit, its sigmoid.
+    """
 
     def __init__(self, network: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -14,6 +17,8 @@ class ForegroundProbability(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         logits = self.network(x).astype(ops.dtype(x))
+        if logits.shape[1] == 1:
+            return ops.sigmoid(logits[:, 0])
         if logits.shape[1] == 2:
             # The same for two classes, without a softmax over a strided axis, which is slow on CPU.
             return ops.sigmoid(ops.gather(logits, self.foreground, 1) - ops.gather(logits, self.background, 1))

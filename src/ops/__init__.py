@@ -4,7 +4,8 @@ from src.ops.activation import activation
 from src.ops.conv import Conv2d, Conv2dTranspose, Conv3d, Conv3dTranspose
 from src.ops.dropout import ChannelDropout
 from src.ops.unit import ConvUnit, UpJoinUnit
+from src.ops.upsample import UpConv3dTranspose
 from src.ops.volume import fork
 
-__all__ = ["ChannelDropout", "Conv2d", "Conv2dTranspose", "Conv3d", "Conv3dTranspose", "ConvUnit", "UpJoinUnit",
-           "activation", "fork"]
+__all__ = ["ChannelDropout", "Conv2d", "Conv2dTranspose", "Conv3d", "Conv3dTranspose", "ConvUnit",
+           "UpConv3dTranspose", "UpJoinUnit", "activation", "fork"]

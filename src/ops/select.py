@@ -17,15 +17,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class UnitOptions:
-    """How units compute on the CPU kernels.
+    """How units compute.
 
     Attributes:
-        storage: type of activations between units, `float32` or `bfloat16`; sums and parameters are fp32.
-        algorithm: of the 5³ convolutions: `winograd`, `direct`, or `auto` for the faster one by layer and direction.
+        storage: type of activations between the CPU kernels' units, `float32` or `bfloat16`; sums and parameters are
+            fp32.
+        algorithm: of their 5³ convolutions: `winograd`, `direct`, or `auto` for the faster one by layer and direction.
+        norm_ranks: number of ranks over whose batches batch norm takes its statistics together. Above 1 a unit with
+            batch norm takes cells of its own in place of the fused kernel, on every back end.
     """
 
     storage: str = "float32"
     algorithm: str = "auto"
+    norm_ranks: int = 1
 
 
 SLOWDOWN = "10 to 50 times"

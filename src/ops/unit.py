@@ -8,6 +8,7 @@ from src.ops import select
 from src.ops.activation import activation
 from src.ops.conv import Conv3d, Conv3dTranspose
 from src.ops.cpu.unit_op import LANES, UnitForm, UnitOp
+from src.ops.norm import batch_norm
 from src.ops.volume import Layout, ScaleChannels
 
 _MOST_OUTPUT_CHANNELS = 8  # that the kernel of the `output` form takes
@@ -41,7 +42,8 @@ class ConvUnit(nn.Cell):
         convolution = Conv3dTranspose if transposed else Conv3d
         self.conv = convolution(in_channels, out_channels, kernel_size, stride, pad_mode="pad", padding=padding,
                                 has_bias=True, weight_init="he_normal", bias_init="zeros")
-        self.norm = nn.BatchNorm3d(out_channels) if norm else nn.Identity()
+        options = select.unit_options()
+        self.norm = batch_norm(out_channels, options.norm_ranks) if norm else nn.Identity()
         self.act = activation(act, out_channels)
         self.residual_act = activation(residual_act, out_channels)
         self.residual = residual
@@ -50,9 +52,10 @@ class ConvUnit(nn.Cell):
         kernels = select.kernels()
         if kernels is not None:
             kind = _kind(in_channels, out_channels, kernel_size, stride, transposed, residual)
-            path, options = str(kernels.path), select.unit_options()
+            path = str(kernels.path)
             self.to_plain = Layout(path)
-            if kind is not None and kernels.has_blocked and skip_channels % LANES == 0:
+            synced = norm and options.norm_ranks > 1
+            if kind is not None and kernels.has_blocked and skip_channels % LANES == 0 and not synced:
                 form = UnitForm(kind, kernel_size, out_channels, norm, act, residual, residual_act, skip_channels > 0)
                 # MindSpore's cell keeps the weight of the new value, one less the momentum it was given.
                 epsilon, momentum = (self.norm.bn2d.eps, 1 - self.norm.bn2d.momentum) if norm else (1e-5, 0.9)

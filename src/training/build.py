@@ -1,23 +1,28 @@
 """Put a trainer together from a plan and a backend."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import mindspore as ms
+from easydict import EasyDict
+from mindspore import nn
 
 from src.backend import Backend, base_learning_rate
 from src.checkpoint import BEST_NAME, LaterVersion, load_checkpoint, load_newest, load_parameters
-from src.data import get_task
+from src.data import Case, build_manager, get_task
 from src.data.check import checked_cases
 from src.data.data_manager import DataManager
-from src.data.dataset import BatchLoader
+from src.data.dataset import BatchLoader, StreamedSamples
 from src.errors import UserError
 from src.inference.evaluate import ValidationSet
 from src.inference.predictor import NetworkPredictor
 from src.losses import build_loss
 from src.networks import build_network
-from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, Validation
+from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, SharedStatistics, Validation
+from src.training.pipeline import build_single_step
+from src.training.pipeline_build import Exchange, build_pipeline_step, is_pipeline
 from src.training.plan import RunPlan
-from src.training.train_step import TrainStep
 from src.training.trainer import Callback, Trainer, TrainingState
 
 logger = logging.getLogger(__name__)
@@ -30,7 +35,7 @@ def check_data(plan: RunPlan) -> None:
         DataError: listing every problem of the data set.
     """
     checked_cases(get_task(plan.recipe.task), plan.data_path, plan.train_names + plan.validation_names,
-                  DataManager.from_config(plan.recipe), plan.problems)
+                  build_manager(plan.recipe), plan.problems)
     logger.info("data is in order: %d training and %d validation cases", len(plan.train_names),
                 len(plan.validation_names))
 
@@ -42,36 +47,74 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
         UserError: no checkpoint can be read, or it does not fit the recipe.
     """
     recipe = plan.recipe
-    manager = DataManager.from_config(recipe)
+    manager = build_manager(recipe)
     find_cases = get_task(recipe.task).find_cases
-    samples = [manager.load(case) for case in find_cases(plan.data_path, plan.train_names)]
-    loader = BatchLoader(samples, recipe.batch_size, recipe.seed, backend.rank, backend.world_size, recipe.augment)
+    cases = find_cases(plan.data_path, plan.train_names)
+    pipelined = is_pipeline(recipe, backend)
+    loader = _build_loader(manager, cases, recipe, backend, pipelined)
 
     ms.set_seed(recipe.seed)  # every rank starts from the same weights
-    network = build_network(recipe, backend.rank)
-    step = TrainStep(network, build_loss(recipe.loss), recipe, backend)
+    network = build_network(recipe, backend.rank, backend.world_size)
+    loss = build_loss(recipe.loss)
+    step: Any
+    if pipelined:
+        step = build_pipeline_step(network, loss, recipe, backend, plan.run_dir, lambda: manager.load(cases[0]))
+    else:
+        step = build_single_step(network, loss, recipe, backend)
     state = _restore(plan, step, loader.steps_per_epoch)
 
+    saver = CheckpointSaver(plan.checkpoint_folder, plan.checkpoint_state(), recipe.save_every,
+                            recipe.keep_checkpoint_max)
+    validations: list[Callback] = []
+    if plan.validation_names:
+        validation = ValidationSet(manager, find_cases(plan.data_path, plan.validation_names), backend,
+                                   in_memory=not _is_streamed(recipe))
+        predictor = NetworkPredictor(network)
+        validations.append(Validation(lambda: validation.run(predictor), recipe.val_every,
+                                      saver.save_best if backend.is_main else _no_saving, recipe.early_stopping))
     callbacks: list[Callback] = []
+    if pipelined:
+        callbacks.append(Exchange(step, backend.rank))
+    elif backend.world_size > 1:
+        callbacks.append(SharedStatistics(backend, network))
     if backend.is_main:
-        saver = CheckpointSaver(plan.checkpoint_folder, plan.checkpoint_state(), recipe.save_every,
-                                recipe.keep_checkpoint_max)
-        callbacks += [LossLog(), ProgressBar()]
-        if plan.validation_names:
-            validation = ValidationSet(manager, find_cases(plan.data_path, plan.validation_names))
-            predictor = NetworkPredictor(network)
-            callbacks.append(Validation(lambda: validation.run(predictor), recipe.val_every, saver.save_best,
-                                        recipe.early_stopping))
-        callbacks += [History(plan.run_dir), saver]
-    trainer = Trainer(step, loader, base_learning_rate(backend, recipe), recipe, callbacks, state,
-                      backend.any_rank)
+        callbacks += [LossLog(recipe.get("log_every", 0)), ProgressBar(), *validations, History(plan.run_dir), saver]
+    else:
+        callbacks += validations
+    trainer = Trainer(step, loader, base_learning_rate(backend, recipe), recipe, callbacks, state)
     logger.info("%d parameters, %d training cases, %d steps an epoch, %d epochs", sum(
-        parameter.size for parameter in network.trainable_params()), len(samples), loader.steps_per_epoch,
+        parameter.size for parameter in network.trainable_params()), len(cases), loader.steps_per_epoch,
         recipe.epochs)
+    if backend.world_size > 1 and not pipelined:
+        logger.info("rank %d of %d: %d samples a step on each rank, %d in all; base learning rate %g (lr_scaling %s)",
+                    backend.rank, backend.world_size, recipe.batch_size, recipe.batch_size * backend.world_size,
+                    trainer.base_lr, recipe.lr_scaling)
     return trainer
 
 
-def _restore(plan: RunPlan, step: TrainStep, steps_per_epoch: int) -> TrainingState:
+def _build_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict, backend: Backend,
+                  pipelined: bool) -> BatchLoader:
+    """Return the loader of this rank's batches: of all cases, a part of each step's, or a part of each case."""
+    load, rank, world_size = manager.load, backend.rank, backend.world_size
+    if pipelined:
+        # Both ranks go through the same cases: the first needs images, the second, which has the loss, labels.
+        load = load if backend.is_main else manager.load_label
+        rank, world_size = 0, 1
+    samples = StreamedSamples(cases, load) if _is_streamed(recipe) else [load(case) for case in cases]
+    return BatchLoader(samples, recipe.batch_size * recipe.get("micro_batches", 1), recipe.seed, rank, world_size,
+                       recipe.get("augment", False))
+
+
+def _is_streamed(recipe: EasyDict) -> bool:
+    """Return whether cases are read from disk each time: MSD's brain tumours take 145 MB each, 70 GB in all."""
+    return recipe.task == "brain_tumour"
+
+
+def _no_saving(trainer: Trainer) -> None:
+    """Rank 0 alone writes."""
+
+
+def _restore(plan: RunPlan, step: nn.Cell, steps_per_epoch: int) -> TrainingState:
     """Load the newest checkpoint of a resumed run into `step` and return its state; a fresh one if there is none."""
     checkpoint = load_newest(plan.checkpoint_folder) if plan.resumed else None
     if checkpoint is None:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mindspore import nn
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from src.backend import Backend
 from src.checkpoint import BEST_NAME, HISTORY_NAME, checkpoint_name, prune_checkpoints, save_checkpoint
+from src.collectives import average
 from src.files import write_text
 from src.inference.evaluate import ValidationResult
 from src.training.trainer import Callback, EpochSummary, Trainer
@@ -19,12 +22,42 @@ from src.training.trainer import Callback, EpochSummary, Trainer
 logger = logging.getLogger(__name__)
 
 
+class SharedStatistics(Callback):
+    """Averages batch norm's moving statistics over the ranks after each epoch, before anything validates or saves.
+
+    During an epoch each rank's follow its own batches. Averaged, all ranks validate the same network, and it is the
+    one in the checkpoint.
+    """
+
+    def __init__(self, backend: Backend, network: nn.Cell):
+        self.backend = backend
+        self.statistics = [parameter for parameter in network.get_parameters()
+                           if parameter.name.endswith(("moving_mean", "moving_variance"))]
+
+    def on_epoch_end(self, trainer: Trainer, summary: EpochSummary) -> None:
+        average(self.backend, self.statistics)
+
+
 class LossLog(Callback):
-    """The two lines an epoch that MindSpore users know: loss of the last step, and times without validation."""
+    """The two lines an epoch that MindSpore users know: loss of the last step, and times without validation.
+
+    Args:
+        every: steps between further lines with the loss; 0 for none.
+    """
+
+    def __init__(self, every: int = 0):
+        self.every = every
 
     def on_train_begin(self, trainer: Trainer) -> None:
         if not trainer.finished:
             logger.info("compiling the network; this takes a while and counts into the first epoch's time")
+
+    def on_step_end(self, trainer: Trainer, loss: float, lr: float) -> None:
+        steps = trainer.loader.steps_per_epoch
+        step = (trainer.state.step - 1) % steps + 1
+        # The last step of an epoch has its line below.
+        if self.every and step % self.every == 0 and step < steps:
+            logger.info("epoch: %d step: %d, loss is %.7f", trainer.state.epoch + 1, step, loss)
 
     def on_epoch_end(self, trainer: Trainer, summary: EpochSummary) -> None:
         logger.info("epoch: %d step: %d, loss is %.7f", summary.epoch, summary.steps, summary.last_loss)
@@ -64,8 +97,10 @@ class ProgressBar(Callback):
 class Validation(Callback):
     """Dice on whole validation volumes every N epochs and after the last one; keeps the best checkpoint.
 
+    Every rank has one, sees the same result and stops at the same epoch.
+
     Args:
-        validate: runs the current network over the validation cases.
+        validate: runs the current network over the validation cases, which the ranks share.
         every: epochs between validations.
         save_best: called with the trainer when the mean Dice is the best so far.
         patience: validations without a better Dice before the run stops; 0 never stops it.
@@ -120,7 +155,8 @@ class History(Callback):
     def on_epoch_end(self, trainer: Trainer, summary: EpochSummary) -> None:
         scalars = {"loss": summary.loss, "lr": summary.lr, "grad_norm": summary.grad_norm,
                    "val_dice": summary.val_dice, "stall_share": summary.stall_seconds / summary.seconds}
-        self.rows.append({"epoch": summary.epoch, "step": summary.step, **scalars, "seconds": summary.seconds})
+        self.rows.append({"epoch": summary.epoch, "step": summary.step, **scalars, "seconds": summary.seconds,
+                          "skipped_steps": trainer.state.skipped_steps})
         write_text(self.run_dir / HISTORY_NAME, pd.DataFrame(self.rows).to_csv(index=False))
         if self.writer is None:
             return

@@ -8,6 +8,7 @@ from mindspore import Parameter, Tensor, amp, nn, ops
 
 from src.backend import Backend
 from src.training.optimizer import build_optimizer
+from src.training.reduce import build_mean
 from src.training.update import build_update
 
 _GROWTH_INTERVAL = 2000  # overflow-free steps before a dynamic scale doubles (Micikevicius et al. 2018)
@@ -19,7 +20,8 @@ class TrainStep(nn.Cell):
 
     Called with image (N, 1, X, Y, Z), label (N, X, Y, Z) and the rate (scalar fp32); returns the loss, whether the
     update was applied (False: the gradients overflowed and the step was skipped), the global gradient norm before
-    clipping, and the loss scale used. Its parameters are all that a checkpoint has to hold: the network's, the
+    clipping, and the loss scale used. With several ranks loss and gradients are means over them, so all ranks return
+    the same and skip the same steps. Its parameters are all that a checkpoint has to hold: the network's, the
     optimiser's, dropout counters and the loss scale.
 
     Args:
@@ -31,9 +33,7 @@ class TrainStep(nn.Cell):
 
     def __init__(self, network: nn.Cell, loss: nn.Cell, recipe: Mapping[str, Any], backend: Backend):
         super().__init__(auto_prefix=False)
-        self.network = network
-        if backend.amp_level in ("O2", "O3"):
-            self.network = amp.auto_mixed_precision(network, backend.amp_level)
+        self.network = mixed_precision(network, backend)
         self.optimizer = build_optimizer(recipe, network)
         self.parameters = self.optimizer.parameters
         self.scaling = backend.loss_scaling != "off"
@@ -42,15 +42,15 @@ class TrainStep(nn.Cell):
         self.loss_scale = Parameter(Tensor(scale, ms.float32), name="loss_scale", requires_grad=False)
         self.good_steps = Parameter(Tensor(0, ms.int32), name="good_steps", requires_grad=False)
         self.update = build_update(self.optimizer, recipe, self.scaling)
-        self.reducer = nn.DistributedGradReducer(self.parameters) if backend.world_size > 1 else nn.Identity()
+        self.mean_over_ranks = build_mean(self.parameters, backend)
         self.forward = _ScaledLoss(self.network, loss)
         self.value_and_grad = ops.value_and_grad(self.forward, None, self.parameters, has_aux=True)
 
     def construct(self, image: Tensor, label: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scale = self.loss_scale + 0.0  # a copy: the parameter may change below
         (_, loss), gradients = self.value_and_grad(image, label, scale)
-        # After the all-reduce every rank sees the same gradients, so all skip the update or none.
-        norm, finite = self.update(self.reducer(gradients), rate, scale)
+        gradients, loss = self.mean_over_ranks(gradients, loss)
+        norm, finite = self.update(gradients, rate, scale)
         if self.dynamic:
             self._adjust_scale(finite)
         return loss, finite, norm, scale
@@ -65,6 +65,19 @@ class TrainStep(nn.Cell):
         else:
             ops.assign(self.loss_scale, ops.maximum(self.loss_scale / 2.0, Tensor(1.0, ms.float32)))
             ops.assign(self.good_steps, Tensor(0, ms.int32))
+
+
+def mixed_precision(network: nn.Cell, backend: Backend) -> nn.Cell:
+    """Return the network as it trains at the back end's `amp_level`; parameters stay fp32.
+
+    O2 is fp16 but for batch norm, O3 all of it, bf16 the same as O2 with bfloat16 (Ascend; not run here). On CPU bf16
+    is the kernels' own affair: they store activations in it.
+    """
+    if backend.amp_level in ("O2", "O3"):
+        return amp.auto_mixed_precision(network, backend.amp_level)
+    if backend.amp_level == "bf16" and backend.device_target != "CPU":
+        return amp.auto_mixed_precision(network, "O2", ms.bfloat16)
+    return network
 
 
 class _ScaledLoss(nn.Cell):

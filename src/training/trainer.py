@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from mindspore import Tensor
 from src.backend import restore_interrupt
 from src.data.dataset import Batch, BatchLoader
 from src.errors import UserError
-from src.lr_schedule import learning_rate
+from src.lr_schedule import learning_rate, scale_for_ranks
+from src.training.reduce import lost_rank
 from src.training.train_step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class TrainingState:
 class EpochSummary:
     """What an epoch did: `loss` is the mean over its steps, `last_loss` that of the last one; times in seconds.
 
+    Losses are means over the ranks, and so the same on each of them.
+
     `stall_seconds` is the part of `seconds` that the step waited for data.
     """
 
@@ -93,23 +96,21 @@ class Trainer:
     Args:
         step: the compiled train step.
         loader: gives the batches of an epoch.
-        base_lr: base learning rate for the device.
-        recipe: `epochs`, `warmup_step`, `warmup_ratio` count.
+        base_lr: base learning rate for the device and one rank.
+        recipe: `epochs`, `warmup_step`, `warmup_ratio`, `lr_scaling` count.
         callbacks: called in this order.
         state: where to start; a fresh one by default.
-        any_rank: tells every rank whether one of them sets a flag, so that all stop at the same epoch.
     """
 
     def __init__(self, step: TrainStep, loader: BatchLoader, base_lr: float, recipe: dict[str, Any],
-                 callbacks: Sequence[Callback] = (), state: TrainingState | None = None,
-                 any_rank: Callable[[bool], bool] = bool):
+                 callbacks: Sequence[Callback] = (), state: TrainingState | None = None):
         self.step = step
         self.loader = loader
-        self.base_lr = base_lr
+        self.base_lr, self.warmup_steps, self.warmup_ratio = scale_for_ranks(
+            recipe["lr_scaling"], loader.world_size, base_lr, recipe["warmup_step"], recipe["warmup_ratio"])
         self.recipe = recipe
         self.callbacks = list(callbacks)
         self.state = state or TrainingState()
-        self.any_rank = any_rank
         self.skipped_in_a_row = 0
 
     @property
@@ -124,8 +125,8 @@ class Trainer:
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0 over the whole run."""
-        return learning_rate(step, self.total_steps, self.base_lr, self.recipe["warmup_step"],
-                             self.recipe["warmup_ratio"])
+        return learning_rate(step, self.total_steps, self.base_lr, self.warmup_steps, self.warmup_ratio,
+                             self.recipe.get("lr_schedule", "cosine"))
 
     def fit(self) -> TrainingState:
         """Train up to `recipe["epochs"]`, or until a callback sets `state.stopped_early`.
@@ -143,9 +144,6 @@ class Trainer:
                 self.state.epoch = summary.epoch
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, summary)
-                if self.recipe["early_stopping"]:
-                    # Only rank 0 validates; the others would wait for it in their next all-reduce.
-                    self.state.stopped_early = self.any_rank(self.state.stopped_early)
         finally:
             for callback in self.callbacks:
                 callback.on_train_end(self)
@@ -168,9 +166,12 @@ class Trainer:
                             time.perf_counter() - began, stalled)
 
     def _train_batch(self, batch: Batch, rate: float, epoch: int) -> tuple[float, float]:
-        outputs = self.step(Tensor(batch.image), Tensor(batch.label), Tensor(rate, ms.float32))
-        restore_interrupt()
-        loss, applied, norm, _ = (value.asnumpy().item() for value in outputs)
+        try:
+            outputs = self.step(Tensor(batch.image), Tensor(batch.label), Tensor(rate, ms.float32))
+            restore_interrupt()
+            loss, applied, norm, _ = (value.asnumpy().item() for value in outputs)
+        except RuntimeError as error:
+            raise lost_rank(error) or error from None
         self.state.step += 1
         if not math.isfinite(loss):
             raise TrainingDiverged(

@@ -34,6 +34,42 @@ def test_epoch_covers_every_case_and_fills_the_last_batch(count, batch_size, wor
     assert sorted(orders.ravel()[:count]) == list(range(count))
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize(("count", "batch_size"), [(12, 1), (13, 1), (11, 2), (24, 3), (40, 4), (3, 2)])
+def test_shards_are_disjoint_and_cover_every_case(world_size, count, batch_size):
+    samples = make_samples(count, shape=(1, 1, 1))
+    shards = [BatchLoader(samples, batch_size, seed=7, rank=r, world_size=world_size).order(3)
+              for r in range(world_size)]
+    steps = -(-count // (world_size * batch_size))
+    assert {shard.shape for shard in shards} == {(steps, batch_size)}
+    # All steps but the last, and of that one the first cases, are drawn without repetition over all ranks ...
+    drawn = np.stack(shards, axis=1).reshape(-1)
+    assert sorted(drawn[:count]) == list(range(count))
+    # ... and the last global batch is filled up with the epoch's first cases.
+    assert np.array_equal(drawn[count:], np.resize(drawn[:count], drawn.size)[count:])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_every_epoch_is_shuffled_anew_over_all_ranks(world_size):
+    samples = make_samples(24, shape=(1, 1, 1))
+    loaders = [BatchLoader(samples, 2, seed=7, rank=r, world_size=world_size) for r in range(world_size)]
+    for loader in loaders:
+        epochs = [set(loader.order(epoch).ravel()) for epoch in range(6)]
+        if world_size > 1:
+            assert any(epoch != epochs[0] for epoch in epochs)  # a rank does not keep its cases
+        assert not np.array_equal(loader.order(0), loader.order(1))
+
+
+def test_batches_of_all_ranks_name_the_cases_of_the_whole_step():
+    samples = make_samples(9)
+    loaders = [BatchLoader(samples, 2, seed=1, rank=r, world_size=2) for r in range(2)]
+    for batches in zip(*(loader.epoch(4) for loader in loaders), strict=True):
+        assert batches[0].case_ids == batches[1].case_ids
+        for rank, batch in enumerate(batches):
+            for image, case_id in zip(batch.image, batch.case_ids[2 * rank:2 * rank + 2], strict=True):
+                assert np.array_equal(image[0], samples[int(case_id[4:])].image)
+
+
 def test_ranks_share_what_one_rank_sees_with_a_larger_batch():
     samples = make_samples(12)
     one = BatchLoader(samples, 4, seed=3).order(5)

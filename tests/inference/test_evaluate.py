@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src import collectives
+from src.backend import Backend
 from src.data import Case
 from src.errors import DataError, UserError
 from src.inference.evaluate import ValidationSet, evaluate_cases, load_native, segment
@@ -111,6 +113,26 @@ def test_validation_agrees_with_evaluation(cases):
     rows = evaluate_cases(bright(), MANAGER, cases)
     result = ValidationSet(MANAGER, cases).run(bright())
     assert result.per_case == {row["case_id"]: row["dice"] for row in rows}
+
+
+def test_ranks_share_the_cases_and_give_the_same_rows(cases, tmp_path, monkeypatch):
+    """Both ranks in one process: what each would send is kept, and handed to both."""
+    cases = [*cases, bright_case(tmp_path, "Case02", (6, 6, 6))]
+    expected = evaluate_cases(bright(), MANAGER, cases)
+    sent = {}
+    monkeypatch.setattr(collectives, "gather", lambda backend, value: sent.setdefault(backend.rank, [value]))
+    ranks = [Backend("CPU", rank=rank, world_size=2) for rank in range(2)]
+    assert evaluate_cases(bright(), MANAGER, cases, backend=ranks[0]) == [expected[0], expected[2]]
+    assert evaluate_cases(bright(), MANAGER, cases, backend=ranks[1]) == [expected[1]]
+    monkeypatch.setattr(collectives, "gather", lambda backend, value: [sent[0][0], sent[1][0]])
+    for backend in ranks:
+        assert evaluate_cases(bright(), MANAGER, cases, backend=backend) == expected
+
+    validations = [ValidationSet(MANAGER, cases, backend) for backend in ranks]
+    assert [[case.case_id for case in validation.cases] for validation in validations] == [["Case00", "Case02"],
+                                                                                           ["Case01"]]
+    assert [[case.image is not None for case in validation.cases] for validation in validations] == [[True, False],
+                                                                                                     [False]]
 
 
 def test_missing_label_and_no_cases(cases):

@@ -9,6 +9,7 @@ import eval as eval_script
 import export as export_script
 import predict as predict_script
 from src.data.split import write_split
+from src.errors import UserError
 from src.inference.export import SAMPLE_DATA
 
 
@@ -43,6 +44,17 @@ def test_eval_then_predict(checkpoint_path, tmp_path, capsys):
     evaluated, predicted = out / "results/prediction/Case24_test.zraw", tmp_path / "mask" / "Case24_test.zraw"
     assert predicted.read_bytes() == evaluated.read_bytes()
     assert "foreground" in capsys.readouterr().out
+
+
+def test_eval_on_several_ranks_joins_them(checkpoint_path, tmp_path, monkeypatch, capsys):
+    def joined(*arguments):
+        raise UserError(f"asked for {arguments}")
+
+    monkeypatch.setattr(eval_script, "create_backend", joined)
+    arguments = ["--ckpt_path", str(checkpoint_path), "--data_path", str(SAMPLE_DATA), "--run_distribute", "1",
+                 "--eval_split_file_path", "x.csv", "--device_num", "4", "--dev_id", "3"]
+    assert eval_script.main(arguments) == 2
+    assert "asked for ('CPU', 3, True, 4)" in capsys.readouterr().err
 
 
 def test_predict_from_a_bundle(bundle, tmp_path, capsys):

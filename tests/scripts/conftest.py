@@ -19,9 +19,11 @@ BASH = "/bin/bash"
 # Runs with -S -E: quick, and free of whatever environment the tests run in.
 _STAND_IN = f"""#!{sys.executable} -SE
 import json, os, sys
+if sys.argv[1:] and sys.argv[1].endswith("run_ranks.py"):
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])  # no stand-in: it starts what is one
 call = {{"program": os.path.basename(sys.argv[0]), "argv": sys.argv[1:], "cwd": os.getcwd(), "pid": os.getpid(),
         "env": {{name: value for name, value in os.environ.items() if name.startswith(
-            ("RANK_", "DEVICE_", "CUDA_VISIBLE"))}}}}
+            ("RANK_", "DEVICE_", "CUDA_VISIBLE", "MASTER_", "LOCAL_WORLD"))}}}}
 line = (json.dumps(call) + "\\n").encode()
 descriptor = os.open(os.environ["STAND_IN_RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 os.write(descriptor, line)
@@ -77,7 +79,8 @@ def workplace(tmp_path: Path) -> Workplace:
                           "hccl.json": rank_table([0, 1]), "hccl 4.json": rank_table({1: 6, 0: 4})}.items():
         (folder / name).write_text(content)
     environment = {name: value for name, value in os.environ.items()
-                   if name not in ("PYTHON", "FOREGROUND", "MASTER_PORT", "VENV", "RANK_ID", "DEVICE_ID")}
+                   if name not in ("PYTHON", "FOREGROUND", "VENV", "RANK_ID", "DEVICE_ID", "HOSTFILE", "NODE_NUM",
+                                   "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MS_TOPO_TIMEOUT")}
     environment |= {"PATH": f"{stand_ins}:{os.environ['PATH']}", "STAND_IN_RECORD": str(tmp_path / "record.jsonl")}
     return Workplace(folder, stand_ins, environment)
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -68,11 +69,34 @@ def test_gpu_distribution_goes_through_mpirun(workplace: Workplace) -> None:
     assert done.returncode == 0, done.stderr
     (call,) = workplace.calls()
     assert call["program"] == "mpirun"
-    assert call["argv"][:7] == ["--allow-run-as-root", "-n", "3", "--output-filename", "log_output", "python3",
-                                str(REPO / "train.py")]
+    start = call["argv"].index("python3")
+    assert call["argv"][:start] == ["--tag-output", "--output-filename", "log_output", "--allow-run-as-root", "-n", "3",
+                                    "--oversubscribe", "--bind-to", "none"]
+    assert call["argv"][start + 1] == str(REPO / "train.py")
     assert call["env"]["CUDA_VISIBLE_DEVICES"] == "0,2,5"
     assert options(call["argv"]) == {"--device_target": "GPU", "--run_distribute": "1", "--device_num": "3",
                                      "--run_dir": "a run", **inputs(workplace)}
+
+
+def test_gpu_distribution_over_the_nodes_of_a_hostfile(workplace: Workplace) -> None:
+    (workplace.folder / "hosts").write_text("# ours\nnode1 slots=8\n\nnode2\n")
+    arguments = ("2", "0,1", "my data", "my split.csv")
+    done = workplace.run("train_distribute_gpu.sh", *arguments, HOSTFILE="hosts", FOREGROUND="1")
+    assert done.returncode == 1
+    assert "several nodes need --run_dir" in done.stderr
+    done = workplace.run("train_distribute_gpu.sh", *arguments, "--run_dir", "/shared/run", HOSTFILE="hosts",
+                         MASTER_PORT="12345", FOREGROUND="1")
+    assert done.returncode == 0, done.stderr
+    (call,) = workplace.calls()
+    text = " ".join(call["argv"])
+    assert ("-n 4 --hostfile hosts --map-by ppr:2:node -x PATH -x CUDA_VISIBLE_DEVICES -x MASTER_ADDR "
+            "-x MASTER_PORT") in text
+    assert (call["env"]["MASTER_ADDR"], call["env"]["MASTER_PORT"]) == ("node1", "12345")
+    assert options(call["argv"])["--device_num"] == "4"
+
+
+def msrun_options(argv: list[str]) -> dict[str, str]:
+    return dict(item[2:].split("=", 1) for item in argv[:argv.index("python3")])
 
 
 def test_cpu_distribution_goes_through_msrun_on_a_free_port(workplace: Workplace) -> None:
@@ -80,13 +104,56 @@ def test_cpu_distribution_goes_through_msrun_on_a_free_port(workplace: Workplace
     assert done.returncode == 0, done.stderr
     (call,) = workplace.calls()
     assert call["program"] == "msrun"
-    ports = [int(item.partition("=")[2]) for item in call["argv"] if item.startswith("--master_port=")]
-    assert len(ports) == 1
-    assert 10000 <= ports[0] < 30000
-    assert {"--worker_num=2", "--local_worker_num=2", "--join=True"} <= set(call["argv"])
+    started = msrun_options(call["argv"])
+    assert 10000 <= int(started.pop("master_port")) < 30000
+    assert started == {"worker_num": "2", "local_worker_num": "2", "node_rank": "0", "master_addr": "127.0.0.1",
+                       "cluster_time_out": "120", "join": "True", "tail_worker_log": "-2",
+                       "log_dir": "log_distribute_cpu"}
     given = options(call["argv"])
     assert given.pop("--run_dir").startswith("runs/distribute-")  # one folder for all ranks
     assert given == {"--device_target": "CPU", "--run_distribute": "1", "--device_num": "2", **inputs(workplace)}
+
+
+@pytest.mark.parametrize(("script", "table", "target"), [("train_distribute_cpu.sh", (), "CPU"),
+                                                         ("train_distribute.sh", ("-",), "Ascend"),
+                                                         ("train_distribute.sh", ("msrun",), "Ascend")])
+def test_several_nodes_through_msrun(workplace: Workplace, script: str, table: tuple[str, ...], target: str) -> None:
+    done = workplace.run(script, *table, "4", "my data", "my split.csv", "--run_dir", "a run", FOREGROUND="1",
+                         NODE_NUM="3", NODE_RANK="2", MASTER_ADDR="192.0.2.1", MASTER_PORT="12345",
+                         MS_TOPO_TIMEOUT="30")
+    assert done.returncode == 0, done.stderr
+    (call,) = workplace.calls()
+    started = msrun_options(call["argv"])
+    assert {name: started[name] for name in ("worker_num", "local_worker_num", "node_rank", "master_addr",
+                                             "master_port", "cluster_time_out")} == {
+        "worker_num": "12", "local_worker_num": "4", "node_rank": "2", "master_addr": "192.0.2.1",
+        "master_port": "12345", "cluster_time_out": "30"}
+    assert call["env"]["LOCAL_WORLD_SIZE"] == "4"
+    assert options(call["argv"]) == {"--device_target": target, "--run_distribute": "1", "--device_num": "12",
+                                     "--run_dir": "a run", **inputs(workplace)}
+
+
+@pytest.mark.parametrize(("environment", "message"), [
+    ({"NODE_NUM": "2"}, "NODE_NUM is 2: set MASTER_ADDR (address of node 0) and MASTER_PORT"),
+    ({"NODE_NUM": "2", "NODE_RANK": "2"}, "NODE_RANK is '2', expected 0 to 1"),
+    ({"NODE_NUM": "two"}, "NODE_NUM is 'two'"),
+    ({"NODE_NUM": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "12345"}, "several nodes need --run_dir"),
+    ({"MASTER_PORT": "80"}, "MASTER_PORT is '80', expected a port from 1024 to 65534")])
+def test_bad_nodes_are_refused(workplace: Workplace, environment: dict[str, str], message: str) -> None:
+    done = workplace.run("train_distribute_cpu.sh", "2", "my data", "my split.csv", **environment)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert workplace.calls() == []
+
+
+def test_a_busy_port_is_refused_before_anything_starts(workplace: Workplace) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = workplace.run("train_distribute_cpu.sh", "2", "my data", "my split.csv", MASTER_PORT=str(port),
+                             FOREGROUND="1")
+    assert done.returncode == 2
+    assert f"error: rank 0 cannot listen at 127.0.0.1:{port} (Address already in use); set MASTER_PORT" in done.stdout
+    assert workplace.calls() == []
 
 
 def test_ascend_distribution_starts_a_process_per_device(workplace: Workplace) -> None:
@@ -103,7 +170,7 @@ def test_ascend_distribution_starts_a_process_per_device(workplace: Workplace) -
                                          "--resume": "a run", "--device_id": call["env"]["DEVICE_ID"],
                                          **inputs(workplace)}
     assert (workplace.folder / "train_distribute.log").read_text() == "stand-in python3 rank 0\n"
-    assert (workplace.folder / "rank_1/train_distribute.log").read_text() == "stand-in python3 rank 1\n"
+    assert (workplace.folder / "log_distribute/rank_1.log").read_text() == "stand-in python3 rank 1\n"
 
 
 def test_create_csv_command(workplace: Workplace) -> None:
@@ -171,7 +238,8 @@ def test_one_failing_rank_ends_the_others(workplace: Workplace) -> None:
     done = workplace.run("train_distribute.sh", "hccl.json", "2", "my data", "my split.csv", FOREGROUND="1",
                          STAND_IN_FAILING_RANK="1", STAND_IN_EXIT="9")
     assert done.returncode == 9
-    assert "rank 1 ended with exit code 9; its log: rank_1/train_distribute.log" in done.stdout
+    assert ("error: rank 1 ended with exit code 9, so all ranks are ended; "
+            "its log: log_distribute/rank_1.log") in done.stdout
 
 
 @pytest.mark.parametrize("script", IN_BACKGROUND)

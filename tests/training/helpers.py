@@ -50,6 +50,7 @@ class FakeLoader:
     """Two batches an epoch."""
 
     steps_per_epoch = 2
+    world_size = 1
 
     def epoch(self, epoch):
         for step in range(2):

@@ -13,8 +13,9 @@ from src.config import apply_overrides, load_recipe
 from src.errors import DataError, UserError
 from src.training import build as module
 from src.training.build import build_trainer, check_data
-from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, Validation
+from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, SharedStatistics, Validation
 from src.training.plan import RunPlan
+from src.training.reduce import OwnValues
 from src.training.trainer import TrainingState
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
@@ -50,11 +51,18 @@ def test_every_setting_arrives(plan):
     assert saver.run_state["train_names"] == plan.train_names
 
 
-def test_another_rank_takes_its_share_and_writes_nothing(plan):
-    trainer = build_trainer(plan, Backend("Ascend", rank=1, world_size=1))
-    assert trainer.callbacks == []
-    assert trainer.base_lr == 0.5
-    assert trainer.loader.rank == 1
+def test_another_rank_takes_its_share_and_writes_nothing(plan, monkeypatch):
+    monkeypatch.setattr("src.training.train_step.build_mean", lambda *_: OwnValues())
+    plan = replace(plan, recipe=apply_overrides(plan.recipe, {"lr_scaling": "linear"}))
+    trainer = build_trainer(plan, Backend("Ascend", rank=1, world_size=2))
+    assert [type(callback) for callback in trainer.callbacks] == [SharedStatistics, Validation]
+    statistics, validation = trainer.callbacks
+    # A moving mean and a moving variance for each batch norm: the input's, 12 on the way down, 10 up, the output's.
+    assert len(statistics.statistics) == 2 * 24
+    assert validation.save_best(trainer) is None
+    assert not list(plan.run_dir.rglob("*"))
+    assert trainer.base_lr == 2 * 0.5
+    assert (trainer.loader.rank, trainer.loader.world_size, trainer.loader.steps_per_epoch) == (1, 2, 1)
 
 
 def test_no_validation_cases_no_validation(plan):

@@ -26,7 +26,7 @@ class StepWithParameter(FakeStep, nn.Cell):
         self.weight = Parameter(Tensor(np.arange(3, dtype=np.float32)), name="weight")
 
 
-def run(tmp_path, *overrides, dices=(), state=None, epochs=4):
+def run(tmp_path, *overrides, dices=(), state=None, epochs=4, applied=True):
     recipe = load_recipe(overrides=[f"epochs={epochs}", *overrides])
     scores = iter(dices)
     overlay = np.full((2, 3, 3), 7, np.uint8)
@@ -36,7 +36,9 @@ def run(tmp_path, *overrides, dices=(), state=None, epochs=4):
     if dices:
         callbacks.insert(2, Validation(lambda: ValidationResult(next(scores), {}, overlay), recipe.val_every,
                                        saver.save_best, recipe.early_stopping))
-    trainer = Trainer(StepWithParameter([0.5, 0.25]), FakeLoader(), 1.0, recipe, callbacks, state)
+    step = StepWithParameter([0.5, 0.25])
+    step.applied = applied
+    trainer = Trainer(step, FakeLoader(), 1.0, recipe, callbacks, state)
     return trainer.fit()
 
 
@@ -51,6 +53,17 @@ def test_log_lines_are_the_known_ones(tmp_path, caplog):
     assert caplog.messages[1] == "epoch: 1 step: 2, loss is 0.2500000"
     match = re.fullmatch(r"epoch time: (\d+\.\d{3}) ms, per step time: (\d+\.\d{3}) ms", caplog.messages[2])
     assert float(match[1]) == pytest.approx(2 * float(match[2]), abs=2e-3)
+
+
+def test_a_line_every_n_steps(caplog):
+    """The last step of an epoch has its line anyway."""
+    caplog.set_level(logging.INFO)
+    recipe = load_recipe("unet3d_brain", overrides=["epochs=2"])
+    for every, expected in ((1, [(1, 1), (1, 2), (2, 1), (2, 2)]), (2, [(1, 2), (2, 2)]), (0, [(1, 2), (2, 2)])):
+        caplog.clear()
+        Trainer(FakeStep([0.5, 0.25]), FakeLoader(), 0.1, recipe, [LossLog(every)]).fit()
+        lines = re.findall(r"epoch: (\d) step: (\d), loss is 0\.", caplog.text)
+        assert [(int(epoch), int(step)) for epoch, step in lines] == expected
 
 
 def test_validation_every_n_epochs_and_at_the_end(tmp_path):
@@ -85,6 +98,13 @@ def test_checkpoints_every_n_epochs_newest_kept(tmp_path):
     assert (tmp_path / "all" / "ckpt" / "checkpoint_vnet-3_2.ckpt").is_file()
     state = load_checkpoint(tmp_path / "all" / "ckpt" / "checkpoint_vnet-2_2.ckpt").state
     assert state == {"recipe": {"epochs": 3}, **TrainingState(epoch=2, step=4).to_dict()}
+
+
+def test_skipped_steps_reach_log_history_and_checkpoint(tmp_path, caplog):
+    assert run(tmp_path, epochs=2, applied=False).skipped_steps == 4
+    assert "4 of 4 steps were skipped: their gradients overflowed" in caplog.text
+    assert pd.read_csv(tmp_path / "history.csv")["skipped_steps"].tolist() == [2, 4]
+    assert [load_checkpoint(path).state["skipped_steps"] for path in list_checkpoints(tmp_path / "ckpt")] == [2, 4]
 
 
 def test_a_resumed_history_drops_what_came_after(tmp_path):

@@ -7,9 +7,11 @@ from mindspore import Tensor, nn, ops
 
 from src.backend import Backend
 from src.config import load_recipe
+from src.data.dataset import Batch
 from src.training import train_step as module
 from src.training.optimizer import build_optimizer
 from src.training.train_step import TrainStep
+from src.training.trainer import Trainer
 from tests.training.helpers import PointNetwork, SquareLoss
 
 X = np.array([1.0, 2.0], np.float32).reshape(1, 1, 2, 1, 1)
@@ -127,16 +129,53 @@ def test_without_scaling_an_overflowing_gradient_is_skipped_too():
     assert np.array_equal(values, [0.5, 0.0])
 
 
+class OneConv(nn.Cell):
+    """Logits (0.5 x, 0.5 x) of an image x."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 2, 1, has_bias=False, weight_init=0.5)
+
+    def construct(self, x):
+        return self.conv(x)
+
+
+@pytest.mark.parametrize(("device", "level", "expected"), [
+    ("Ascend", "O2", ("O2",)), ("GPU", "O3", ("O3",)), ("Ascend", "bf16", ("O2", ms.bfloat16)),
+    ("Ascend", "O0", None), ("CPU", "O0", None), ("CPU", "bf16", None)])
+def test_precision_of_each_back_end(device, level, expected, monkeypatch):
+    """What MindSpore is asked for; Ascend and GPU cannot be run here."""
+    calls = []
+    monkeypatch.setattr(module.amp, "auto_mixed_precision", lambda network, *rest: calls.append(rest) or network)
+    network = OneConv()
+    assert module.mixed_precision(network, Backend(device, amp_level=level)) is network
+    assert calls == ([] if expected is None else [expected])
+
+
+@pytest.mark.parametrize("level", ["O2", "O3"])
+def test_overflows_of_half_precision_are_skipped_and_counted(level):
+    """fp16 ends at 65504: the weight's gradient, 1.79, overflows at scales from 2^20 down to 2^16, five steps."""
+    class Loader:
+        steps_per_epoch, world_size = 8, 1
+
+        def epoch(self, epoch):
+            for _ in range(self.steps_per_epoch):
+                yield Batch(np.float32(1.1) * X, LABEL, ("Case00",))
+
+    recipe = load_recipe(overrides=["optimizer=sgd", "weight_decay=0", "loss_scale=1048576", "epochs=1", "momentum=0",
+                                    "warmup_step=0"])
+    network = OneConv()
+    step = TrainStep(network, SquareLoss(), recipe, Backend("CPU", amp_level=level, loss_scaling="dynamic"))
+    trainer = Trainer(step, Loader(), 0.01, recipe)
+    state = trainer.fit()
+    assert (state.step, state.skipped_steps) == (8, 5)
+    assert step.loss_scale.asnumpy() == 2**15
+    assert network.conv.weight.dtype == ms.float32
+    assert 0.5 < network.conv.weight.asnumpy().ravel()[1] < 0.6
+
+
 def test_half_precision_keeps_fp32_weights_and_learns_the_same():
     """O2 runs the layers in fp16; the weights stay fp32, and one scaled SGD step agrees to fp16's precision."""
-    class OneConv(nn.Cell):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv3d(1, 2, 1, has_bias=False, weight_init=0.5)
-
-        def construct(self, x):
-            return self.conv(x)
-
     updates = []
     for level in ("O0", "O2"):
         network = OneConv()
@@ -162,20 +201,21 @@ def test_parameters_hold_all_that_a_checkpoint_needs():
 
 
 def test_ranks_reduce_before_they_clip(monkeypatch):
-    """With several ranks the gradients pass MindSpore's reducer; here one that doubles them, recorded."""
+    """Loss and gradients pass the mean over ranks first; here one that doubles them."""
     class Doubling(nn.Cell):
-        def __init__(self, parameters):
+        def __init__(self):
             super().__init__(auto_prefix=False)
             self.map = ops.HyperMap()
 
-        def construct(self, gradients):
-            return self.map(_double, gradients)
+        def construct(self, gradients, loss):
+            return self.map(_double, gradients), 2 * loss
 
-    monkeypatch.setattr(module.nn, "DistributedGradReducer", Doubling)
+    monkeypatch.setattr(module, "build_mean", lambda parameters, backend: Doubling())
     recipe = load_recipe(overrides=["weight_decay=0", "optimizer=sgd"])
     step = TrainStep(PointNetwork(), SquareLoss(), recipe, Backend("CPU", world_size=2))
     step.set_train()
-    assert run(step)[2] == pytest.approx(2 * np.hypot(1.75, 0.75))
+    loss, _, norm, _, _ = run(step)
+    assert (loss, norm) == (pytest.approx(2 * LOSS), pytest.approx(2 * np.hypot(1.75, 0.75)))
     np.testing.assert_allclose([step.network.weight.asnumpy().item()], [0.5 + 0.1 * 3.5], atol=1e-6)
 
 

@@ -79,13 +79,15 @@ def test_a_run_that_skips_every_step_stops():
         trainer.fit()
 
 
-@pytest.mark.parametrize("other_rank_stops", [False, True])
-def test_all_ranks_stop_together(other_rank_stops):
-    trainer, recorder = make_trainer("early_stopping=1")
-    asked = []
-    trainer.any_rank = lambda flag: asked.append(flag) or flag or other_rank_stops
-    assert trainer.fit().epoch == (1 if other_rank_stops else 2)
-    assert asked == [False] * (1 if other_rank_stops else 2)
+@pytest.mark.parametrize(("rule", "base"), [("none", 1.0), ("linear", 4.0), ("sqrt", 2.0)])
+def test_rate_and_warm_up_follow_the_number_of_ranks(rule, base, monkeypatch):
+    monkeypatch.setattr(FakeLoader, "world_size", 4)
+    trainer, _ = make_trainer(f"lr_scaling={rule}", "warmup_step=8", "epochs=8")
+    assert trainer.base_lr == base
+    # All start where one rank does; the scaled rules reach their base after as many samples, a quarter of the steps.
+    assert trainer.lr_at(0) == pytest.approx(0.5)
+    assert trainer.lr_at(8 if rule == "none" else 2) == pytest.approx(base)
+    assert trainer.lr_at(15) == pytest.approx(0)
 
 
 def test_a_callback_can_stop_the_run():

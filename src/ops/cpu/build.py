@@ -47,8 +47,9 @@ LIBRARY_NAME = "libvnet_cpu.so"
 KEPT_LIBRARIES = 3
 KEPT_SECONDS = 3600
 
-# What there is without AVX2: oneDNN, which looks at the processor itself, and what its entries need.
-_BASELINE_SOURCES = ("library.cc", "onednn.cc", "onednn_conv.cc", "profile.cc", "scratch.cc", "threads.cc")
+# What there is without AVX2: oneDNN, which looks at the processor itself, what its entries need, and means over ranks.
+_BASELINE_SOURCES = ("library.cc", "onednn.cc", "onednn_conv.cc", "profile.cc", "scratch.cc", "shared_mean.cc",
+                     "threads.cc")
 # This one runs before the processor is known to be able to run the others.
 _ALWAYS_BASELINE = "library.cc"
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-Wall", "-Wextra")

@@ -69,6 +69,26 @@ class KernelLibrary:
         """Return whether there is an entry of that name."""
         return hasattr(self._library, name)
 
+    def shared_bytes(self, ranks: int) -> int:
+        """Return the size of the file that so many ranks share."""
+        self._library.VnetSharedBytes.restype = ctypes.c_int64
+        return self._library.VnetSharedBytes(ctypes.c_int(ranks))
+
+    def share_memory(self, path: str, rank: int, ranks: int) -> None:
+        """Let `MeanOverRanks` use the file at `path`, of `shared_bytes` zeros; each rank calls this once.
+
+        Raises:
+            OSError: it cannot be mapped into memory.
+        """
+        if code := self._library.VnetShare(str(path).encode(), ctypes.c_int(rank), ctypes.c_int(ranks)):
+            raise OSError(code, os.strerror(code), path)
+
+    def rank_seconds(self) -> tuple[float, float]:
+        """Return the seconds spent in `MeanOverRanks` since the last call, and the part of them that was waiting."""
+        seconds = (ctypes.c_double * 2)()
+        self._library.VnetRankSeconds(seconds)
+        return seconds[0], seconds[1]
+
     def call(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """Call an entry as MindSpore would.
 
