@@ -2,13 +2,13 @@
 
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from src.ranks import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).parent / "scaling_worker.py"
@@ -65,15 +65,3 @@ class Job:
         except subprocess.TimeoutExpired:
             self.process.terminate()
             self.process.wait(60)
-
-
-def free_port() -> int:
-    """Return a port that is free together with the next one."""
-    while True:
-        port = random.randrange(10000, 30000)
-        try:
-            for number in (port, port + 1):
-                socket.create_server(("127.0.0.1", number)).close()
-            return port
-        except OSError:
-            continue

@@ -4,6 +4,7 @@ joins them. Nothing here needs MindSpore.
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -116,6 +117,18 @@ def guard(code: str, parent: int, seconds: float) -> None:
         if os.getppid() != parent:
             left -= 0.2
     scheduler.kill()
+
+
+def free_port() -> int:
+    """Return a port that is free together with the next one."""
+    while True:
+        port = random.randrange(10000, 30000)
+        try:
+            for number in (port, port + 1):
+                socket.create_server(("127.0.0.1", number)).close()
+            return port
+        except OSError:
+            continue
 
 
 def check_port(host: str, port: int) -> None:

@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from src.launch import end_processes, processes_of
 from src.ranks import JOB
+from tests.processes import living
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,17 +115,7 @@ def run(place: Path, starter: str, fail: str) -> tuple[int, str]:
 
 def left_over(place: Path) -> list[int]:
     """Processes that were started in this test, by a variable that they all inherit."""
-    return [pid for pid, environ in everything() if environ.get("WHERE") == str(place)]
-
-
-def everything() -> Iterator[tuple[int, dict[str, str]]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "environ").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            yield int(entry.name), dict(item.split("=", 1) for item in text.split("\0") if "=" in item)
+    return [pid for pid, environ in living() if environ.get("WHERE") == str(place)]
 
 
 @pytest.mark.parametrize("starter", STARTERS)

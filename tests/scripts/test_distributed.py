@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from src.checkpoint import list_checkpoints
+from tests.processes import living
 from tests.scripts.conftest import BASH, REPO
 
 SAMPLE = REPO / "data" / "sample"
@@ -46,15 +47,7 @@ def launch(place: Path, script: str, *arguments: object, ranks: int = 2, prefix:
 
 def processes(place: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Living processes that a launcher of this test has started, with their environment."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "environ").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            environ = dict(item.split("=", 1) for item in text.split("\0") if "=" in item)
-            if environ.get("WHERE") == str(place):
-                yield int(entry.name), environ
+    yield from ((pid, environ) for pid, environ in living() if environ.get("WHERE") == str(place))
 
 
 def pid_of_rank(place: Path, rank: str) -> int:

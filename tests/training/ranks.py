@@ -1,26 +1,14 @@
 """Starts the ranks of a test with msrun."""
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from src.ranks import free_port
+
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    """Return a port that is free together with the next one."""
-    while True:
-        port = random.randrange(10000, 30000)
-        try:
-            for number in (port, port + 1):
-                socket.create_server(("127.0.0.1", number)).close()
-            return port
-        except OSError:
-            continue
 
 
 def run_on_ranks(ranks: int, arguments: list[object], folder: Path, timeout: float = 240) -> str:
