@@ -24,13 +24,31 @@ vnet_cfg = EasyDict(
         "task": "promise12",  # data set layout, a name in src/data/__init__.py's TASKS
         "fold": -1,  # -1: split files as they are; k >= 0: fold k of `folds` of the training split is validation
         "folds": 5,
+        "fold_seed": 1,  # of the shuffle that makes the folds; `seed` changes training alone
+        "classes": 2,  # of the labels, background included: 0 .. classes - 1
         "dirResult": "results/infer",  # metrics and report of checkpoints that lie in no run folder
         "dirPredictionImage": "results/prediction",  # predicted masks
         "normDir": False,  # bring volumes to identity direction first
         "dstRes": [1.0, 1.0, 1.5],  # mm, (x, y, z)
         "VolSize": [128, 128, 64],  # voxels, (x, y, z)
         "intensity_percentiles": [0.0, 100.0],  # mapped to [0, 1]; [0.5, 99.5] tames spikes
-        "augment": False,
+        "patches": False,  # train on random blocks of the whole volume, predict by sliding window; else the centre block
+        "patches_per_case": 1,  # each epoch
+        "foreground_share": 0.33,  # of the patches, placed so that they hold a foreground voxel of a random class
+        "augment": False,  # the transforms below, each on a sample with the given probability
+        "aug_deform": 0.5,  # B-spline deformation, a 2 x 2 x 2 control grid (Milletari et al. 2016)
+        "aug_histogram": 0.3,  # histogram matching to another training case (Milletari et al. 2016)
+        "aug_rotate": 0.5,
+        "aug_scale": 0.5,
+        "aug_shift": 0.5,
+        "aug_mirror": 0.5,  # along each of mirror_axes
+        "mirror_axes": "x",  # any of x, y, z, or none
+        "aug_noise": 0.15,
+        "aug_blur": 0.15,
+        "aug_brightness": 0.3,
+        "aug_contrast": 0.3,
+        "aug_gamma": 0.3,
+        "aug_low_resolution": 0.15,
         # Network
         "variant": "default",  # default: batch norm; paper: as in Milletari et al. 2016
         "activation": "auto",  # elu, prelu, or auto: the variant's own
@@ -38,10 +56,15 @@ vnet_cfg = EasyDict(
         "base_channels": 16,
         "dropout": 0.5,
         "out_kernel": 1,  # last convolution; 3 in the first MindSpore release
+        "deep_supervision": False,  # logits at the coarser decoder stages as well, while training
         # Optimisation
         "batch_size": 4,  # per rank
         "epochs": 500,
-        "loss": "dice",  # dice, dice_ce, bce
+        "loss": "dice",  # dice, dice_ce, dice_focal, tversky, focal, bce
+        "dice_over": "sample",  # what a Dice or Tversky ratio is taken over: each sample, or the batch as one volume
+        "focal_gamma": 2.0,
+        "tversky_alpha": 0.3,  # weight of false positives
+        "tversky_beta": 0.7,  # weight of false negatives
         "optimizer": "adam",  # adam, adamw, sgd
         "lr": 0.0005,
         "lr_ascend": 0.001,  # base rate on Ascend, in place of lr
@@ -51,11 +74,17 @@ vnet_cfg = EasyDict(
         "warmup_ratio": 0.3,
         "lr_scaling": "none",  # of the rate by the number of ranks: none, linear, sqrt
         "grad_clip": 0.0,  # largest global gradient norm; 0: no clipping
+        "ema_decay": 0.0,  # of the average of the weights that validation and prediction use; 0: no average
         "amp_level": "auto",  # O0 (fp32), O2, O3 (fp16, not CPU), bf16 (not GPU), or auto: O0 on CPU, else O2
         "conv_algorithm": "auto",  # of the 5³ convolutions on CPU: winograd, direct, or auto: the faster one
         "loss_scaling": "auto",  # off, fixed, dynamic, or auto: dynamic with fp16, else off
         "loss_scale": 1024.0,
         "seed": 1,
+        # Prediction
+        "window_overlap": 0.5,  # of neighbouring windows, share of their edge; with patches
+        "tta": "none",  # mirror axes whose copies are predicted as well and averaged: any of x, y, z, or none
+        "largest_component": True,  # keep only the largest connected component of the foreground
+        "scoring": "promise12",  # further tables of an evaluation: promise12, or none
         # Run
         "val_every": 10,  # epochs between validations; 0: only after the last epoch
         "early_stopping": 0,  # validations without a better Dice before stopping; 0: off
@@ -106,14 +135,33 @@ unet3d_brain_cfg = EasyDict(
     }
 )
 
+# V-Net on MSD Task04_Hippocampus, anterior and posterior.
+vnet_hippocampus_cfg = EasyDict(
+    {
+        **copy.deepcopy(vnet_cfg),
+        "task": "hippocampus",
+        "classes": 3,
+        "dstRes": [1.0, 1.0, 1.0],
+        "VolSize": [48, 64, 48],
+        "intensity_percentiles": [0.5, 99.5],
+        "scoring": "none",
+    }
+)
+
 DEFAULT_RECIPE = "vnet_promise12"
-RECIPES: dict[str, EasyDict] = {DEFAULT_RECIPE: vnet_cfg, "unet3d_brain": unet3d_brain_cfg}
+RECIPES: dict[str, EasyDict] = {DEFAULT_RECIPE: vnet_cfg, "vnet_hippocampus": vnet_hippocampus_cfg,
+                                "unet3d_brain": unet3d_brain_cfg}
 UNET3D_BLOCKS = 13  # of the 3-D U-Net, between any two of which a pipeline can cut it
 
+_AXES = ("none", "x", "y", "z", "xy", "xz", "yz", "xyz")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "variant": ("default", "paper"),
     "activation": ("auto", "elu", "prelu"),
-    "loss": ("dice", "dice_ce", "bce"),
+    "loss": ("dice", "dice_ce", "dice_focal", "tversky", "focal", "bce"),
+    "dice_over": ("sample", "batch"),
+    "mirror_axes": _AXES,
+    "tta": _AXES,
+    "scoring": ("none", "promise12"),
     "optimizer": ("adam", "adamw", "sgd"),
     "lr_scaling": SCALING_RULES,
     "amp_level": ("auto", "O0", "O2", "O3", "bf16"),
@@ -126,10 +174,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _TOO_LARGE = 2**31  # of any number: infinity included, NaN compares False; seeds and counts have to fit 32 bits
 _TYPE_NAMES = {bool: "true or false", int: "a whole number below 2^31", float: "a number", str: "a word"}
+_SHARES = ("foreground_share", "aug_deform", "aug_histogram", "aug_rotate", "aug_scale", "aug_shift", "aug_mirror",
+           "aug_noise", "aug_blur", "aug_brightness", "aug_contrast", "aug_gamma", "aug_low_resolution")
 _POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "keep_checkpoint_max", "loss_scale",
-             "micro_batches")
+             "micro_batches", "patches_per_case")
 _NOT_NEGATIVE = ("dropout", "lr", "lr_ascend", "weight_decay", "momentum", "warmup_step", "warmup_ratio",
-                 "grad_clip", "val_every", "early_stopping", "seed", "log_every")
+                 "grad_clip", "val_every", "early_stopping", "seed", "log_every", "fold_seed", "focal_gamma",
+                 "tversky_alpha", "tversky_beta", "ema_decay", "window_overlap")
 
 
 def load_recipe(name: str = DEFAULT_RECIPE, config_file: str | Path | None = None,
@@ -257,6 +308,11 @@ def _check_ranges(recipe: Mapping[str, Any]) -> None:
 def _check_vnet(recipe: Mapping[str, Any], require: Callable[[bool, str, str], None]) -> None:
     require(recipe["task"] != "brain_tumour", "task", "a data set of one channel; this one has --recipe unet3d_brain")
     require(recipe["dropout"] < 1, "dropout", "a probability below 1")
+    require(2 <= recipe["classes"] <= 16, "classes", "2 to 16, background included")
+    require(recipe["ema_decay"] < 1, "ema_decay", "a number below 1")
+    require(recipe["window_overlap"] < 1, "window_overlap", "a share below 1")
+    for key in _SHARES:
+        require(0 <= recipe[key] <= 1, key, "a number from 0 to 1")
     require(recipe["out_kernel"] in (1, 3), "out_kernel", "1 or 3")
     require(all(value > 0 for value in recipe["dstRes"]), "dstRes", "spacings above 0 mm")
     low, high = recipe["intensity_percentiles"]
