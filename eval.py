@@ -8,19 +8,21 @@ from src.arguments import add_device_arguments, add_recipe_arguments
 from src.backend import create_backend
 from src.config import read_changes
 from src.errors import entry_point
+from src.inference.compose import load_predictor
 from src.inference.output import evaluate_split, output_folders
-from src.inference.predictor import load_checkpoint_predictor
 from src.log import setup_logging
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_device_arguments(parser, "--dev_id", "--device_id")
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint to evaluate")
+    parser.add_argument("--ckpt_path", type=Path, nargs="+", required=True, metavar="CKPT",
+                        help="checkpoint to evaluate; several are evaluated as one ensemble, their mean probability")
     parser.add_argument("--data_path", type=Path, required=True, help="folder that holds img/ and gt/")
     parser.add_argument("--eval_split_file_path", type=Path, required=True, help="one image file name a line")
     parser.add_argument("--output_dir", type=Path,
-                        help="default: the checkpoint's run folder, else the recipe's dirResult and dirPredictionImage")
+                        help="default: the checkpoint's run folder, else the recipe's dirResult and "
+                             "dirPredictionImage; several checkpoints need it")
     parser.add_argument("--save_predictions", type=int, nargs="?", const=1, default=1, choices=(0, 1),
                         help="write the masks (default: 1)")
     parser.add_argument("--run_distribute", type=int, default=0, choices=(0, 1), help="1: under msrun, share the cases")
@@ -35,9 +37,9 @@ def main(argv: list[str] | None = None) -> None:
     setup_logging()
     backend = create_backend(args.device_target, args.dev_id, bool(args.run_distribute), args.device_num)
     setup_logging(quiet=not backend.is_main)
-    predictor, recipe, checkpoint = load_checkpoint_predictor(args.ckpt_path, read_changes(args.config, args.set))
+    predictor, recipe, checkpoints = load_predictor(args.ckpt_path, read_changes(args.config, args.set))
     folders = output_folders(args.ckpt_path, recipe, args.output_dir)
-    evaluate_split(predictor, recipe, checkpoint, args.data_path, args.eval_split_file_path, folders,
+    evaluate_split(predictor, recipe, checkpoints, args.data_path, args.eval_split_file_path, folders,
                    bool(args.save_predictions), backend)
 
 

@@ -14,7 +14,9 @@ from src.config import plain, read_changes
 from src.data import build_manager
 from src.errors import entry_point
 from src.inference.bundle import check_golden, load_bundle_predictor
-from src.inference.predictor import load_checkpoint_predictor
+from src.inference.compose import load_predictor, wrap_predictor
+from src.inference.output import checkpoint_title
+from src.inference.postprocess import Postprocess
 from src.inference.volumes import predict_volumes
 from src.log import setup_logging
 
@@ -24,7 +26,8 @@ logger = logging.getLogger("predict")
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--ckpt_path", type=Path, help="checkpoint to predict with")
+    source.add_argument("--ckpt_path", type=Path, nargs="+", metavar="CKPT",
+                        help="checkpoint to predict with; of several, an ensemble, the mean probability counts")
     source.add_argument("--bundle", type=Path, help="bundle folder of export.py to predict with")
     parser.add_argument("--input", type=Path, required=True,
                         help="a MetaImage or NIfTI volume, or a folder of them (folders in it are not searched)")
@@ -46,13 +49,13 @@ def main(argv: list[str] | None = None) -> None:
         exported, bundle = load_bundle_predictor(args.bundle)
         logger.info("bundle %s: golden case reproduced, largest difference %.3g", args.bundle,
                     check_golden(exported, bundle))
-        predict_volumes(exported, bundle.manager, args.input, args.output, bundle.content["recipe"],
-                        args.bundle.resolve().name, bundle.postprocess)
+        content = bundle.content["recipe"]
+        predict_volumes(wrap_predictor(exported, content, mirrored=True), bundle.manager, args.input, args.output,
+                        content, args.bundle.resolve().name, bundle.postprocess)
         return
-    changes = read_changes(args.config, args.set)
-    predictor, recipe, checkpoint = load_checkpoint_predictor(args.ckpt_path, changes)
+    predictor, recipe, checkpoints = load_predictor(args.ckpt_path, read_changes(args.config, args.set))
     predict_volumes(predictor, build_manager(recipe), args.input, args.output, plain(recipe),
-                    checkpoint.path.name)
+                    checkpoint_title(checkpoints), Postprocess.from_recipe(recipe))
 
 
 if __name__ == "__main__":

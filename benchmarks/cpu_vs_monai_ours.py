@@ -60,7 +60,7 @@ class OurContender:
         self.parameters = sum(parameter.size for parameter in network.trainable_params())
         image, label = fixed_batch(size, batch)
         if training:
-            self.cell = TrainStep(network, build_loss(recipe.loss), recipe, backend)
+            self.cell = TrainStep(network, build_loss(recipe), recipe, backend)
             self.cell.set_train(True)
             # One bias that the update writes: reading it makes sure that the update has ended.
             self.updated = min(network.trainable_params(), key=lambda parameter: parameter.size)

@@ -95,7 +95,7 @@ def category_of(event: Any) -> str | None:
 
 
 def dice_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """`src.losses.DiceLoss`: logits (N, 2, X, Y, Z), label (N, X, Y, Z), scalar fp32."""
+    """The Dice of `src.losses.SegmentationLoss`: logits (N, 2, X, Y, Z), label (N, X, Y, Z), scalar fp32."""
     logits = logits.float()
     probability = torch.sigmoid(logits[:, 1] - logits[:, 0]).flatten(1)
     label = label.float().flatten(1)

@@ -17,8 +17,9 @@ sys.path.insert(0, str(ROOT))
 
 from environment import environment
 
-from src.data.data_manager import DataManager, write_volume
+from src.data.data_manager import DataManager
 from src.data.geometry import Geometry
+from src.data.volume_files import write_volume
 from src.files import write_json
 from src.inference.postprocess import DEFAULT_POSTPROCESS
 from src.report.html import package_versions

@@ -53,7 +53,7 @@ def run_rank(args: argparse.Namespace) -> dict[str, Any]:
     recipe = load_recipe("unet3d_brain", overrides=[f"micro_batches={args.micro_batches}"])
     create_backend("CPU", recipe=recipe)
     ms.set_seed(recipe.seed)
-    network, loss = build_network(recipe), build_loss(recipe.loss)
+    network, loss = build_network(recipe), build_loss(recipe)
     network.set_train(True)
     rng = np.random.default_rng(1)
     size = tuple(map(int, args.size.split("x")))

@@ -47,7 +47,7 @@ class Rank:
         if way == "sockets":
             reduce._share_memory = lambda *_: False
         network = build_network(recipe, self.backend.rank, ranks)
-        self.step = TrainStep(network, build_loss(recipe.loss), recipe, self.backend)
+        self.step = TrainStep(network, build_loss(recipe), recipe, self.backend)
         self.step.set_train()
         # One bias that the update writes: reading it makes sure that the update has ended.
         self.updated = min(network.trainable_params(), key=lambda parameter: parameter.size)

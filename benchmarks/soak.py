@@ -53,7 +53,7 @@ def run(steps: int, size: tuple[int, ...], base_channels: int) -> dict[str, obje
     library = kernels()
     if library is None:
         raise SystemExit("the CPU kernels could not be built; see above")
-    cell = TrainStep(build_network(recipe), build_loss(recipe.loss), recipe, backend)
+    cell = TrainStep(build_network(recipe), build_loss(recipe), recipe, backend)
     cell.set_train(True)
     rng = np.random.default_rng(1)
     resident = {}

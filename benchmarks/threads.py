@@ -42,7 +42,7 @@ def run(way: str, size: tuple[int, ...], steps: int) -> list[float]:
         module._quiet_mindspore = lambda: None
     recipe = load_recipe(overrides=[f"VolSize={list(size)}", "batch_size=1"])
     backend = module.create_backend("CPU", recipe=recipe)
-    cell = TrainStep(build_network(recipe), build_loss(recipe.loss), recipe, backend)
+    cell = TrainStep(build_network(recipe), build_loss(recipe), recipe, backend)
     cell.set_train(True)
     rng = np.random.default_rng(1)
     image = Tensor(rng.normal(size=(1, 1, *size)).astype(np.float32))

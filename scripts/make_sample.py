@@ -10,8 +10,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.data import prostate
 from src.data.case import Case
-from src.data.data_manager import read_case, read_volume, write_volume
+from src.data.case_files import read_case
 from src.data.split import write_split
+from src.data.volume_files import read_volume, write_volume
 from src.errors import DataError, UserError, entry_point
 from src.files import write_text
 

@@ -23,6 +23,7 @@ _VERSION_KEY = "format_version"  # in the state of the file, not in that of `Che
 _NAME = re.compile(r"checkpoint_vnet-(\d+)_(\d+)\.ckpt")
 BEST_NAME = "best.ckpt"
 HISTORY_NAME = "history.csv"
+AVERAGE_PREFIX = "ema."  # of the name of an averaged weight
 
 # Version 1 -> 2, for a network's parameters and, with a prefix such as `moment1.`, the optimiser's. The first that
 # matches counts. Files of version 1 that have the names of version 2 already exist as well.
@@ -125,16 +126,30 @@ def _name_of_version_2(name: str, names: Collection[str]) -> str:
     return name
 
 
-def load_parameters(checkpoint: Checkpoint, cell: nn.Cell) -> None:
+def load_parameters(checkpoint: Checkpoint, cell: nn.Cell, resume: bool = False) -> None:
     """Copy the checkpoint's parameters into `cell`; those that `cell` does not have are ignored.
+
+    A network to predict with gets the averaged weights where the checkpoint holds them, with a line in the log.
+
+    Args:
+        checkpoint: as read.
+        cell: a network, or with `resume` a train step.
+        resume: each parameter under its own name: training goes on from the newest weights.
 
     Raises:
         UserError: a parameter of `cell` is missing from the checkpoint or has another shape there.
     """
+    values = dict(checkpoint.parameters)
+    if not resume:
+        averages = {name.removeprefix(AVERAGE_PREFIX): value for name, value in values.items()
+                    if name.startswith(AVERAGE_PREFIX)}
+        if averages:
+            logger.info("checkpoint %s: taking the averaged weights (ema_decay)", checkpoint.path)
+        values |= averages
     wanted = {parameter.name: parameter for parameter in cell.get_parameters()}
     problems = []
     for name, parameter in wanted.items():
-        found = checkpoint.parameters.get(name)
+        found = values.get(name)
         if found is None:
             # Dropout counters play no part at inference, and checkpoints of other programs have none.
             if not name.endswith("dropout.counter"):
@@ -144,9 +159,9 @@ def load_parameters(checkpoint: Checkpoint, cell: nn.Cell) -> None:
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError(f"checkpoint {checkpoint.path} does not fit the network: {'; '.join(problems[:5])}{more}. "
-                        "Use the recipe (variant, activation, base_channels, out_kernel) it was trained with")
-    ms.load_param_into_net(cell, {name: checkpoint.parameters[name] for name in wanted
-                                  if name in checkpoint.parameters}, strict_load=False)
+                        "Use the recipe (variant, activation, base_channels, out_kernel, classes, deep_supervision, "
+                        "ema_decay) it was trained with")
+    ms.load_param_into_net(cell, {name: values[name] for name in wanted if name in values}, strict_load=False)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

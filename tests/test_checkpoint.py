@@ -160,7 +160,7 @@ def untrained_names_of_version_1(names):
 
 def train_step(**changes):
     recipe = load_recipe(overrides=["base_channels=1", *(f"{key}={value}" for key, value in changes.items())])
-    return TrainStep(build_network(recipe), build_loss("dice"), recipe,
+    return TrainStep(build_network(recipe), build_loss({"loss": "dice"}), recipe,
                      SimpleNamespace(world_size=1, amp_level="O0", loss_scaling="off"))
 
 

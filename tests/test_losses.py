@@ -4,65 +4,137 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from src.losses import BinaryCrossEntropyLoss, DiceCrossEntropyLoss, DiceLoss, build_loss
+from src.config import load_recipe
+from src.losses import LOSSES, DeepSupervisionLoss, SegmentationLoss, build_loss
 
 
-def logits_of(probability: np.ndarray) -> np.ndarray:
-    """Return two-class logits (N, 2, ...) whose softmax gives `probability` (N, ...) for class 1."""
-    return np.stack([np.zeros_like(probability), np.log(probability / (1 - probability))], axis=1)
+def make(name: str, **settings):
+    return build_loss({"loss": name, **settings})
 
 
-def reference(logits: np.ndarray, label: np.ndarray) -> tuple[float, float]:
-    """Return Dice loss and cross-entropy in float64."""
-    logits, label = logits.astype(np.float64), label.astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    p = np.exp(log_softmax[:, 1])
-    axes = tuple(range(1, p.ndim))
-    dice = 1 - 2 * (p * label).sum(axes) / ((p**2).sum(axes) + (label**2).sum(axes) + 1e-5)
-    entropy = -np.where(label > 0, log_softmax[:, 1], log_softmax[:, 0])
-    return dice.mean(), entropy.mean()
+def call(loss, logits: np.ndarray, label: np.ndarray) -> float:
+    return float(loss(Tensor(logits.astype(np.float32)), Tensor(label.astype(np.float32))).asnumpy())
 
 
-def test_dice_by_hand():
-    probability = np.array([0.5, 0.5, 0.5, 0.5]).reshape(1, 1, 2, 2)
-    label = np.array([1, 0, 0, 0]).reshape(1, 1, 2, 2)
-    # overlap 0.5, sizes 4 * 0.25 and 1: 1 - 2 * 0.5 / 2
-    loss = DiceLoss()(Tensor(logits_of(probability), dtype=None).astype("float32"), Tensor(label.astype(np.float32)))
-    assert loss.asnumpy() == pytest.approx(0.5, abs=1e-5)
+def logits_of(*probabilities: np.ndarray) -> np.ndarray:
+    """Return logits whose softmax gives the probabilities (N, ...) for the classes 1 and up."""
+    return np.log(np.stack([1 - sum(probabilities), *probabilities], axis=1))
 
 
-def test_samples_are_not_pooled():
-    probability = np.stack([np.full((2, 2, 2), 1 - 1e-6), np.full((2, 2, 2), 1e-6)])
-    label = np.ones((2, 2, 2, 2), np.float32)
-    # Dice 1 and 0 for the two samples, 2/3 if pooled.
-    loss = DiceLoss()(Tensor(logits_of(probability).astype(np.float32)), Tensor(label))
-    assert loss.asnumpy() == pytest.approx(0.5, abs=1e-4)
+def voxel_terms(logits: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return p and g (N, C, voxels), and the log-probability of each voxel's class (N, voxels), in float64."""
+    z = logits.astype(np.float64).reshape(*logits.shape[:2], -1)
+    log_p = z - np.logaddexp.reduce(z, axis=1)[:, None]
+    g = (label.reshape(len(z), 1, -1) == np.arange(z.shape[1])[None, :, None]).astype(np.float64)
+    return np.exp(log_p), g, (g * log_p).sum(1)
 
 
-@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
-def test_both_losses_against_float64(scale):
-    rng = np.random.default_rng(0)
-    logits = (scale * rng.normal(size=(3, 2, 4, 3, 5))).astype(np.float32)
-    label = (rng.random((3, 4, 3, 5)) > 0.7).astype(np.float32)
-    dice, entropy = reference(logits, label)
-    assert DiceLoss()(Tensor(logits), Tensor(label)).asnumpy() == pytest.approx(dice, abs=1e-5)
-    combined = DiceCrossEntropyLoss()(Tensor(logits), Tensor(label)).asnumpy()
-    assert combined == pytest.approx(dice + entropy, rel=1e-5)
+def reference(name: str, logits: np.ndarray, label: np.ndarray, over="sample", gamma=2.0, alpha=0.3,
+              beta=0.7) -> float:
+    p, g, log_own = voxel_terms(logits, label)
+    region, voxel = LOSSES[name]
+    axes = (2,) if over == "sample" else (0, 2)
+    overlap = (p * g)[:, 1:].sum(axes)
+    if region == "dice":
+        ratio = 2 * overlap / ((p**2)[:, 1:].sum(axes) + (g**2)[:, 1:].sum(axes) + 1e-5)
+    else:
+        ratio = overlap / (overlap + alpha * (p * (1 - g))[:, 1:].sum(axes) + beta * ((1 - p) * g)[:, 1:].sum(axes)
+                           + 1e-5)
+    total = 0.0 if region == "none" else np.mean(1 - ratio)
+    if voxel == "cross_entropy":
+        total += -log_own.mean()
+    if voxel == "focal":
+        total += -((1 - np.exp(log_own)) ** gamma * log_own).mean()
+    return float(total)
 
 
-@pytest.mark.parametrize("loss", [DiceLoss(), DiceCrossEntropyLoss()])
-def test_gradient_against_finite_differences(loss):
-    rng = np.random.default_rng(1)
-    logits = rng.normal(size=(2, 2, 2, 2, 2)).astype(np.float32)
-    label = (rng.random((2, 2, 2, 2)) > 0.5).astype(np.float32)
-    gradient = ops.grad(loss)(Tensor(logits), Tensor(label)).asnumpy()
-    pick = 0 if isinstance(loss, DiceLoss) else slice(None)
-    for place in [(0, 0, 0, 0, 0), (1, 1, 1, 0, 1)]:
-        step = np.zeros_like(logits, dtype=np.float64)
-        step[place] = 1e-4
-        up, down = (np.sum(np.array(reference(logits + sign * step, label))[pick]) for sign in (1, -1))
-        assert gradient[place] == pytest.approx((up - down) / 2e-4, abs=1e-5)
+@pytest.fixture(params=["stock", "kernels"])
+def on_either_back_end(request):
+    if request.param == "kernels":
+        request.getfixturevalue("kernels_in_use")
+
+
+@pytest.mark.usefixtures("on_either_back_end")
+class TestByHand:
+    def test_dice(self):
+        probability, label = np.full((1, 1, 2, 2), 0.5), np.array([1, 0, 0, 0]).reshape(1, 1, 2, 2)
+        # Overlap 0.5, sizes 4 * 0.25 and 1: 1 - 2 * 0.5 / 2.
+        assert call(make("dice"), logits_of(probability), label) == pytest.approx(0.5, abs=1e-5)
+
+    def test_dice_is_the_mean_over_the_foreground_classes(self):
+        label = np.array([1, 0, 2, 2]).reshape(1, 1, 2, 2)
+        one, two = (np.full((1, 1, 2, 2), value) for value in (0.5, 0.25))
+        # Class 1: overlap 0.5, sizes 4 * 0.25 + 1 = 2, Dice 0.5. Class 2: 0.5, 4 / 16 + 2 = 2.25, Dice 1 / 2.25.
+        expected = 1 - (0.5 + 1 / 2.25) / 2
+        assert call(make("dice"), logits_of(one, two), label) == pytest.approx(expected, abs=1e-5)
+
+    def test_tversky_weighs_false_positives_and_false_negatives(self):
+        probability, label = np.full((1, 1, 2, 2), 0.25), np.array([1, 0, 0, 0]).reshape(1, 1, 2, 2)
+        # Overlap 0.25, false positives 0.75, false negatives 0.75.
+        for alpha, beta, size in ((0.5, 0.5, 1.0), (1.0, 0.0, 1.0), (0.2, 0.6, 0.85)):
+            loss = make("tversky", tversky_alpha=alpha, tversky_beta=beta)
+            assert call(loss, logits_of(probability), label) == pytest.approx(1 - 0.25 / size, abs=1e-5)
+
+    def test_focal(self):
+        probability, label = np.array([0.5, 0.1]).reshape(1, 1, 1, 2), np.array([1, 0]).reshape(1, 1, 1, 2)
+        for gamma in (0.0, 1.0, 2.0, 0.5):
+            expected = (0.5**gamma * -np.log(0.5) + 0.1**gamma * -np.log(0.9)) / 2
+            loss = make("focal", focal_gamma=gamma)
+            assert call(loss, logits_of(probability), label) == pytest.approx(expected, rel=1e-5)
+
+    def test_samples_are_pooled_only_over_the_batch(self):
+        probability = np.stack([np.full((2, 2, 2), 1 - 1e-6), np.full((2, 2, 2), 1e-6)])
+        label = np.ones((2, 2, 2, 2))
+        # Dice 1 and 0 for the two samples; of the batch 2 * 8 / (8 + 16). Tversky's index 1 and 0; 8 / (8 + 0.7 * 8).
+        for name, over, expected in (("dice", "sample", 1 / 2), ("dice", "batch", 1 / 3),
+                                     ("tversky", "sample", 1 / 2), ("tversky", "batch", 0.7 / 1.7)):
+            loss = make(name, dice_over=over)
+            assert call(loss, logits_of(probability), label) == pytest.approx(expected, abs=1e-4)
+
+    def test_over_the_batch_a_sample_without_the_class_has_a_gradient(self):
+        label = np.stack([np.ones((2, 2, 2)), np.zeros((2, 2, 2))]).astype(np.float32)
+        logits = Tensor(np.zeros((2, 2, 2, 2, 2), np.float32))
+        sample, batch = (ops.grad(make("dice", dice_over=over))(logits, Tensor(label)).asnumpy()
+                         for over in ("sample", "batch"))
+        assert np.abs(sample[1]).max() == 0
+        assert (batch[1, 1] > 0).all()
+
+
+@pytest.mark.usefixtures("on_either_back_end")
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", LOSSES)
+class TestAgainstFloat64:
+    @pytest.mark.parametrize("over", ["sample", "batch"])
+    def test_values(self, name, classes, over):
+        rng = np.random.default_rng(0)
+        label = rng.integers(0, classes, (3, 4, 3, 5))
+        for scale in (1.0, 30.0, 1000.0):
+            logits = (scale * rng.normal(size=(3, classes, 4, 3, 5))).astype(np.float32)
+            expected = reference(name, logits, label, over, 1.5, 0.2, 0.9)
+            loss = make(name, dice_over=over, focal_gamma=1.5, tversky_alpha=0.2, tversky_beta=0.9)
+            assert call(loss, logits, label) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+    @pytest.mark.parametrize("over", ["sample", "batch"])
+    def test_gradient_against_finite_differences(self, name, classes, over):
+        rng = np.random.default_rng(1)
+        logits = rng.normal(size=(2, classes, 2, 2, 2)).astype(np.float32)
+        label = rng.integers(0, classes, (2, 2, 2, 2)).astype(np.float32)
+        gradient = ops.grad(make(name, dice_over=over))(Tensor(logits), Tensor(label)).asnumpy()
+        for place in [(0, 0, 0, 0, 0), (1, 1, 1, 0, 1), (1, classes - 1, 0, 1, 1)]:
+            step = np.zeros_like(logits, dtype=np.float64)
+            step[place] = 1e-4
+            up, down = (reference(name, logits + sign * step, label, over) for sign in (1, -1))
+            assert gradient[place] == pytest.approx((up - down) / 2e-4, abs=1e-5)
+
+    def test_nan_reaches_the_loss_and_extremes_do_not_make_any(self, name, classes):
+        logits, label = np.zeros((1, classes, 2, 2, 2), np.float32), np.zeros((1, 2, 2, 2), np.float32)
+        loss = make(name)
+        logits[:, 1] = -500
+        value, gradient = ops.value_and_grad(loss)(Tensor(logits), Tensor(label))
+        assert np.isfinite(value.asnumpy())
+        assert np.isfinite(gradient.asnumpy()).all()
+        logits[0, 1, 0, 1, 0] = np.nan
+        assert np.isnan(call(loss, logits, label))
 
 
 @pytest.mark.parametrize("served", [False, True])
@@ -72,35 +144,45 @@ def test_a_lone_logit_is_that_of_the_foreground(served, request):
     rng = np.random.default_rng(2)
     logit = (5 * rng.normal(size=(2, 1, 3, 4, 5))).astype(np.float32)
     label = (rng.random((2, 3, 4, 5)) > 0.6).astype(np.float32)
-    dice, entropy = reference(np.concatenate([np.zeros_like(logit), logit], axis=1), label)
-    expected = {"dice": dice, "dice_ce": dice + entropy, "bce": entropy}
-    for name, value in expected.items():
-        assert build_loss(name)(Tensor(logit), Tensor(label)).asnumpy() == pytest.approx(value, rel=1e-5)
+    both = np.concatenate([np.zeros_like(logit), logit], axis=1)
+    for name in LOSSES:
+        assert call(make(name), logit, label) == pytest.approx(reference(name, both, label), rel=1e-5)
     # By hand: the gradient of the mean cross-entropy is (sigmoid(logit) - label) / count.
-    gradient = ops.grad(build_loss("bce"))(Tensor(logit), Tensor(label)).asnumpy()
+    gradient = ops.grad(make("bce"))(Tensor(logit), Tensor(label)).asnumpy()
     np.testing.assert_allclose(gradient[:, 0], (1 / (1 + np.exp(-logit[:, 0])) - label) / label.size, atol=1e-7)
 
 
 @pytest.mark.parametrize("value", [-1e4, 1e4])
 def test_cross_entropy_of_large_logits_is_finite(value):
     logit, label = np.full((1, 1, 2, 2, 2), value, np.float32), np.ones((1, 2, 2, 2), np.float32)
-    found, gradient = ops.value_and_grad(build_loss("bce"))(Tensor(logit), Tensor(label))
+    found, gradient = ops.value_and_grad(make("bce"))(Tensor(logit), Tensor(label))
     assert found.asnumpy() == pytest.approx(max(-value, 0))
     assert np.isfinite(gradient.asnumpy()).all()
 
 
-def test_empty_label_and_saturated_logits_stay_finite():
-    logits = np.zeros((1, 2, 2, 2, 2), np.float32)
-    logits[:, 1] = -500
-    for loss in (DiceLoss(), DiceCrossEntropyLoss()):
-        value, gradient = ops.value_and_grad(loss)(Tensor(logits), Tensor(np.zeros((1, 2, 2, 2), np.float32)))
-        assert np.isfinite(value.asnumpy())
-        assert np.isfinite(gradient.asnumpy()).all()
-
-
-def test_build_loss():
-    assert isinstance(build_loss("dice"), DiceLoss)
-    assert isinstance(build_loss("dice_ce"), DiceCrossEntropyLoss)
-    assert isinstance(build_loss("bce"), BinaryCrossEntropyLoss)
+def test_settings_reach_the_loss():
+    loss = build_loss(load_recipe(overrides=["loss=tversky", "dice_over=batch", "tversky_alpha=0.4",
+                                             "tversky_beta=0.6"]))
+    assert isinstance(loss, SegmentationLoss)
+    assert (loss.region, loss.voxel, loss.over_batch, loss.alpha, loss.beta) == ("tversky", "none", True, 0.4, 0.6)
+    loss = build_loss(load_recipe(overrides=["loss=dice_focal", "focal_gamma=3"]))
+    assert (loss.region, loss.voxel, loss.over_batch, loss.sums.gamma) == ("dice", "focal", False, 3.0)
+    assert make("bce").two_sums is not None  # two classes go the faster way where it has all sums
     with pytest.raises(ValueError, match="dice, dice_ce"):
-        build_loss("iou")
+        make("iou")
+
+
+@pytest.mark.usefixtures("on_either_back_end")
+def test_deep_supervision_is_the_weighted_mean_over_the_resolutions():
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, 3, (2, 16, 16, 8)).astype(np.float32)
+    outputs = [rng.normal(size=(2, 3, 16 // n, 16 // n, 8 // n)).astype(np.float32) for n in (1, 2, 4, 8)]
+    # The label next to the centre of each coarse voxel, above it.
+    labels = [label, label[:, 1::2, 1::2, 1::2], label[:, 2::4, 2::4, 2::4], label[:, 4::8, 4::8, 4::8]]
+    each = [reference("dice_ce", z, y) for z, y in zip(outputs, labels, strict=True)]
+    expected = np.dot(each, np.array([8, 4, 2, 1]) / 15)
+    loss = make("dice_ce", deep_supervision=True)
+    assert isinstance(loss, DeepSupervisionLoss)
+    found = loss(tuple(Tensor(z) for z in outputs), Tensor(label)).asnumpy()
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert call(loss, outputs[0], label) == pytest.approx(each[0], rel=1e-5)  # as in validation

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from src.data import brain_tumour, prostate
+from src.data import brain_tumour, hippocampus, prostate
 from src.data.case import Case
 from src.data.data_manager import DataManager
 from src.errors import UserError
 
-TASKS: dict[str, ModuleType] = {"promise12": prostate, "brain_tumour": brain_tumour}
+TASKS: dict[str, ModuleType] = {"promise12": prostate, "hippocampus": hippocampus, "brain_tumour": brain_tumour}
 
 
 def get_task(name: str) -> ModuleType:

@@ -1,66 +1,133 @@
-"""Augmentation of an image block together with its label, a pure function of its random generator."""
+"""Augmentation of an image together with its label, a pure function of its random generator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-ROTATION_DEGREES = 10.0
-SCALE = 0.1
+from src.data.augment_intensity import add_noise, blur, change_contrast, change_gamma, lower_resolution
+from src.data.augment_space import CELLS, CONTROL_POINTS, affine_matrix, resample, source_positions
+from src.data.histogram import landmarks, match_histogram
+
+# Control points move by up to this in mm along each axis: uniform, it has the standard deviation of 15 mm that the
+# authors of Milletari et al. 2016 take in their code ...
+DEFORM_MM = 26.0
+# ... and by up to this share of the shortest cell: below 0.403 nothing folds (Choi and Lee 2000, 3-D cubic B-splines).
+DEFORM_CELL = 0.4
+ROTATION_DEGREES = 15.0
+SCALE = 0.15
 SHIFT_SHARE = 0.05  # of the block's edge
-GAMMA = 0.3
-BRIGHTNESS = 0.2  # in standard deviations of the z-scored image
-NOISE = 0.05
+NOISE = (0.0, 0.1)  # standard deviation, in those of the z-scored image, as the next ones
+BRIGHTNESS = 0.25
+BLUR = (0.5, 1.0)  # standard deviation, in the shortest voxel edge
+CONTRAST = (0.75, 1.25)
+GAMMA = (0.7, 1.5)  # drawn by its logarithm
+GAMMA_INVERTED = 0.25  # share of the gamma changes that are of the negative
+LOW_RESOLUTION = (1.25, 2.0)  # voxel length, in the shortest voxel edge
 
 
-def augment(
-    image: np.ndarray, label: np.ndarray, rng: np.random.Generator, spacing: Sequence[float] = (1.0, 1.0, 1.0)
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a randomly rotated, scaled, shifted, gamma- and brightness-changed copy of an image and its label.
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes, each with a probability of its own; the constants above are their ranges.
 
-    Args:
-        image: (X, Y, Z) float32, z-scored.
-        label: (X, Y, Z) uint8 with 0 and 1.
-        rng: its state decides everything; equal states give equal results.
-        spacing: of the voxels, mm (x, y, z); the rotation is one in space.
+    Attributes:
+        deform: B-spline deformation on a grid of 2 x 2 x 2 cells.
+        histogram: histogram matching to another scan.
+        rotate, scale, shift: in space, in mm.
+        mirror: of each of `mirror_axes`.
+        noise, blur, brightness, contrast, gamma, low_resolution: of the intensities.
+        mirror_axes: 0, 1, 2 for x, y, z.
+    """
+
+    deform: float = 0.0
+    histogram: float = 0.0
+    rotate: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    mirror: float = 0.0
+    noise: float = 0.0
+    blur: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    low_resolution: float = 0.0
+    mirror_axes: tuple[int, ...] = ()
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> "Augmentation":
+        """Take the keys `aug_*` and `mirror_axes`."""
+        shares = {name.removeprefix("aug_"): value for name, value in recipe.items() if name.startswith("aug_")}
+        axes = recipe["mirror_axes"]
+        return cls(**shares, mirror_axes=() if axes == "none" else tuple("xyz".index(axis) for axis in axes))
+
+    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
+                 spacing: Sequence[float] = (1.0, 1.0, 1.0), other: np.ndarray | None = None,
+                 window: tuple[slice, slice, slice] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return a randomly changed copy of an image and its label; they themselves where nothing was drawn.
+
+        All changes in space are one resampling. Around the volume lies its least value, and class 0.
+
+        Args:
+            image: (x, y, z) float32, z-scored.
+            label: (x, y, z) uint8 of classes.
+            rng: its state decides everything; equal states give equal results.
+            spacing: of the voxels, mm (x, y, z).
+            other: (x', y', z') float32, the scan to match the histogram to; None matches none.
+            window: the patch of the volume to return. What turns into it from beyond its edges is real data then.
+
+        Returns:
+            image (X, Y, Z) float32 and label (X, Y, Z) uint8, of the window's shape.
+        """
+        window = window or (slice(0, image.shape[0]), slice(0, image.shape[1]), slice(0, image.shape[2]))
+        new_image, new_label = self._move(image, label, rng, spacing, window)
+        flipped = tuple(slice(None, None, -1 if axis in self.mirror_axes and rng.random() < self.mirror else 1)
+                        for axis in range(3))
+        new_image, new_label = (np.ascontiguousarray(array[flipped]) for array in (new_image, new_label))
+        if rng.random() < self.histogram and other is not None:
+            new_image = match_histogram(new_image, landmarks(image), landmarks(other))
+        return self._change_intensity(new_image, rng, spacing), new_label
+
+    def _move(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, spacing: Sequence[float],
+              window: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+        shape = [part.stop - part.start for part in window]
+        deform, rotate, scale, shift = rng.random(4) < (self.deform, self.rotate, self.scale, self.shift)
+        if not (deform or rotate or scale or shift):
+            return image[window], label[window]
+        displacement = random_displacement(shape, spacing, rng) if deform else None
+        angles = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, 3)) if rotate else np.zeros(3)
+        factor = rng.uniform(1 - SCALE, 1 + SCALE) if scale else 1.0
+        offset = rng.uniform(-SHIFT_SHARE, SHIFT_SHARE, 3) * shape if shift else np.zeros(3)
+        offset += [part.start for part in window]
+        positions = source_positions(shape, affine_matrix(angles, factor, spacing), offset, displacement)
+        return resample(image, label, positions, float(image.min()))
+
+    def _change_intensity(self, image: np.ndarray, rng: np.random.Generator, spacing: Sequence[float]) -> np.ndarray:
+        shortest = min(spacing)
+        if rng.random() < self.noise:
+            image = add_noise(image, rng.uniform(*NOISE), rng)
+        if rng.random() < self.blur:
+            image = blur(image, rng.uniform(*BLUR) * shortest, spacing)
+        if rng.random() < self.brightness:
+            image = image + np.float32(rng.uniform(-BRIGHTNESS, BRIGHTNESS))
+        if rng.random() < self.contrast:
+            image = change_contrast(image, rng.uniform(*CONTRAST))
+        if rng.random() < self.low_resolution:
+            image = lower_resolution(image, rng.uniform(*LOW_RESOLUTION) * shortest, spacing)
+        if rng.random() < self.gamma:
+            exponent = float(np.exp(rng.uniform(*np.log(GAMMA))))
+            image = change_gamma(image, exponent, inverted=rng.random() < GAMMA_INVERTED)
+        return image
+
+
+def random_displacement(shape: Sequence[int], spacing: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    """Draw how far the control points over a block of `shape` voxels move.
+
+    The bound is one length in mm for all axes: tissue is as soft along thick slices as across them.
 
     Returns:
-        image (X, Y, Z) float32 and label (X, Y, Z) uint8 with 0 and 1.
+        (3, 5, 5, 5) float64, voxels.
     """
-    matrix, offset = _random_affine(image.shape, rng, spacing)
-    low = float(image.min())
-    image = ndimage.affine_transform(image, matrix, offset, order=1, mode="constant", cval=low)
-    label = ndimage.affine_transform(label.astype(np.float32), matrix, offset, order=1) > 0.5
-    return _random_intensity(image, low, rng), label.astype(np.uint8)
-
-
-def _random_affine(
-    shape: tuple[int, ...], rng: np.random.Generator, spacing: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return matrix and offset that map output to input voxels: rotation and scale about the centre, and a shift."""
-    angles = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, 3))
-    matrix = np.eye(3) * rng.uniform(1 - SCALE, 1 + SCALE)
-    for axis, angle in enumerate(angles):
-        first, second = [other for other in range(3) if other != axis]
-        rotation = np.eye(3)
-        rotation[first, first] = rotation[second, second] = np.cos(angle)
-        rotation[first, second], rotation[second, first] = -np.sin(angle), np.sin(angle)
-        matrix = matrix @ rotation
-    # The matrix turns lengths in mm; between voxel indices it is inverse(diag(spacing)) @ matrix @ diag(spacing).
-    # Without that, a rotation of voxels of 1 x 1 x 1.5 mm shears the anatomy.
     lengths = np.asarray(spacing, dtype=np.float64)
-    matrix = matrix * (lengths[np.newaxis, :] / lengths[:, np.newaxis])
-    size = np.asarray(shape, dtype=np.float64)
-    centre = (size - 1) / 2
-    shift = rng.uniform(-SHIFT_SHARE, SHIFT_SHARE, 3) * size
-    return matrix, centre - matrix @ centre + shift
-
-
-def _random_intensity(image: np.ndarray, low: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the image after a random gamma, brightness shift and Gaussian noise, as float32."""
-    span = max(float(image.max()) - low, 1e-6)
-    gamma = np.exp(rng.uniform(-GAMMA, GAMMA))
-    image = ((image - low) / span) ** gamma * span + low
-    image += rng.uniform(-BRIGHTNESS, BRIGHTNESS)
-    image += rng.normal(0, NOISE, image.shape)
-    return image.astype(np.float32)
+    bound = min(DEFORM_MM, DEFORM_CELL * float((lengths * shape).min()) / CELLS)
+    return rng.uniform(-bound, bound, (3, *[CONTROL_POINTS] * 3)) / lengths.reshape(3, 1, 1, 1)

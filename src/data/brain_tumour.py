@@ -1,6 +1,5 @@
 """MSD Task01_BrainTumour: `imagesTr/BRATS_001.nii.gz` of four modalities and `labelsTr/BRATS_001.nii.gz`.
 
-Medical Segmentation Decathlon: Antonelli et al., Nature Communications 13, 2022, doi:10.1038/s41467-022-30695-9.
 Instead of NIfTI, a file may be `.npy`: image (X, Y, Z, 4), label (X, Y, Z), taken as voxels of 1 mm.
 """
 
@@ -14,82 +13,14 @@ import numpy as np
 from src.config import unet3d_size_problem
 from src.data import nifti
 from src.data.case import Case
-from src.data.data_manager import DataManager, Sample, read_volume
+from src.data.data_manager import DataManager, Sample
 from src.data.geometry import Geometry
-from src.errors import DataError, UserError
+from src.data.msd import msd_layout
+from src.data.volume_files import read_volume
+from src.errors import DataError
 
-IMAGE_FOLDER = "imagesTr"
-LABEL_FOLDER = "labelsTr"
 MODALITIES = 4  # FLAIR, T1, T1 with contrast agent, T2
 SUFFIXES = (*nifti.SUFFIXES, ".npy")
-
-
-def all_names(data_path: Path) -> list[str]:
-    """List the image file names of a data folder, sorted.
-
-    Raises:
-        UserError: the folder has no images.
-    """
-    folder = _image_folder(Path(data_path))
-    names = sorted(path.name for path in folder.iterdir() if _case_id(path.name) and not path.name.startswith("."))
-    if not names:
-        raise UserError(f"no volume ({', '.join(SUFFIXES)}) in {folder}; put the case images there")
-    return names
-
-
-def find_cases(data_path: Path, names: Sequence[str], need_labels: bool = True) -> list[Case]:
-    """Look up the files of the named cases, all of which have to be there; as `prostate.find_cases`.
-
-    Raises:
-        UserError: the data folder itself is wrong.
-        DataError: with the problems that `scan_cases` finds.
-    """
-    cases, problems = scan_cases(data_path, names, need_labels)
-    if problems:
-        raise DataError(problems)
-    return cases
-
-
-def scan_cases(data_path: Path, names: Sequence[str], need_labels: bool = True) -> tuple[list[Case], list[str]]:
-    """Look up the files of the named cases, and say which are not as they should be.
-
-    Args:
-        data_path: folder that holds `imagesTr/` and `labelsTr/`.
-        names: image file names, as in a split file; a label has the name of its image, or the same with another
-            suffix.
-        need_labels: whether a case without label is a problem; where it is not, its `label_path` is None.
-
-    Returns:
-        The cases whose image is there, in the order of `names`, and one sentence for every name that is no volume's,
-        occurs twice, or lacks a file.
-
-    Raises:
-        UserError: the data folder itself is wrong.
-    """
-    folder = _image_folder(Path(data_path))
-    problems: list[str] = []
-    cases: dict[str, Case] = {}
-    for name in names:
-        case_id = _case_id(name)
-        if not case_id:
-            problems.append(f"{name}: not a volume's file name, expected a suffix of {', '.join(SUFFIXES)}; "
-                            "correct the split file")
-            continue
-        if case_id in cases:
-            problems.append(f"{case_id}: named twice, as {cases[case_id].image_path.name} and {name}; "
-                            "name each case once")
-            continue
-        labels = Path(data_path) / LABEL_FOLDER
-        found = [labels / other for other in (name, *(case_id + suffix for suffix in SUFFIXES))
-                 if (labels / other).is_file()]
-        if not found and need_labels:
-            problems.append(f"{case_id}: label {labels / name} is missing; add it, or take the case out of the split "
-                            "file")
-        if (folder / name).is_file():
-            cases[case_id] = Case(case_id, folder / name, found[0] if found else None)
-        else:
-            problems.append(f"{case_id}: image {folder / name} is missing; correct the split file or add the case")
-    return list(cases.values()), problems
 
 
 class BrainTumourManager(DataManager):
@@ -101,6 +32,8 @@ class BrainTumourManager(DataManager):
         target_size: voxels (x, y, z) to resize to by nearest neighbour; zeros for the size on disk.
         by_modality: whether each modality is divided by its own maximum, in place of the image's.
     """
+
+    classes = 2  # tumour of any kind, and all else
 
     def __init__(self, target_size: Sequence[int] = (0, 0, 0), by_modality: bool = False):
         self.target_size = tuple(int(count) for count in target_size)
@@ -227,6 +160,19 @@ def read_label(path: Path) -> np.ndarray:
     return (array > 0).astype(np.uint8)
 
 
+def find_label_problems(path: Path, classes: int | None = None) -> list[str]:
+    """Say what is wrong with a label alone, of whatever classes; empty when it is sound."""
+    try:
+        read_label(path)
+    except DataError as error:
+        return error.problems
+    return []
+
+
+LAYOUT = msd_layout(SUFFIXES, find_label_problems)
+all_names, find_cases, scan_cases = LAYOUT.all_names, LAYOUT.find_cases, LAYOUT.scan_cases
+
+
 def resize_nearest(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Return an array (..., x, y, z) resized to `size`: each voxel takes the one that its centre lies in."""
     for axis, count in zip((-3, -2, -1), size, strict=True):
@@ -251,24 +197,6 @@ def _read_npy(path: Path) -> np.ndarray:
         raise DataError([f"{path}: {bad} of {array.size} voxels are not finite (NaN or infinity); "
                          "replace them, or leave the case out"])
     return array
-
-
-def _case_id(name: str) -> str:
-    """Return a file name without its suffix; "" when it is not a volume's."""
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return ""
-
-
-def _image_folder(data_path: Path) -> Path:
-    folder = data_path / IMAGE_FOLDER
-    if folder.is_dir():
-        return folder
-    remedy = f"give the folder that holds {IMAGE_FOLDER}/ and {LABEL_FOLDER}/"
-    if not data_path.is_dir():
-        raise UserError(f"data folder {data_path} is not there; {remedy}")
-    raise UserError(f"data folder {data_path} has no {IMAGE_FOLDER}/ in it; {remedy}")
 
 
 def _size(shape: Sequence[int]) -> str:

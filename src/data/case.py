@@ -1,5 +1,6 @@
 """One patient's files, and how a volume's file name splits into case id and suffix."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,9 @@ class Case:
     label_path: Path | None = None
 
 
-def split_volume_name(name: str) -> tuple[str, str]:
-    """Split `Case00.nii.gz` into `("Case00", ".nii.gz")`; the suffix is "" when it is not a volume's."""
-    for suffix in VOLUME_SUFFIXES:
+def split_volume_name(name: str, suffixes: Sequence[str] = VOLUME_SUFFIXES) -> tuple[str, str]:
+    """Split `Case00.nii.gz` into `("Case00", ".nii.gz")`; the suffix is "" when it is none of `suffixes`."""
+    for suffix in suffixes:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)], name[-len(suffix) :]
     return name, ""

@@ -46,7 +46,7 @@ def checked_cases(task: ModuleType, data_path: Path, names: Sequence[str], manag
     Raises:
         DataError: with every problem: `problems`, missing files, and what `check_cases` finds.
     """
-    cases, missing = task.scan_cases(data_path, names)
+    cases, missing = task.scan_cases(data_path, names, classes=manager.classes)
     found = [*problems, *missing, *check_cases(cases, manager)]
     if found:
         raise DataError(found)

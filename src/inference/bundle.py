@@ -2,8 +2,11 @@
 
     model.mindir, model.onnx, model.air   one or more; probability out
     recipe.json                           preprocessing, inputs and outputs, postprocessing, origin
-    golden_input.npy, golden_output.npy   a real case (N, 1, X, Y, Z), and the checkpoint's own answer (N, X, Y, Z)
+    golden_input.npy, golden_output.npy   a real case (N, 1, X, Y, Z), and the checkpoint's own answer
     checksums.json                        SHA-256 of every other file
+
+The model's answer is the probability of the foreground (N, X, Y, Z), or of C > 2 classes that of each (N, C, X, Y, Z).
+Of a recipe with `patches` the model takes one window of VolSize voxels, and `recipe.json` says how windows are blended.
 
 The golden output is that of the checkpoint's network on MindSpore's operators in fp32. How far the network on the CPU
 kernels was from it, where they were in use, is in `recipe.json` under golden, cpu_kernels (see export.py).
@@ -26,11 +29,13 @@ from src.data.data_manager import DataManager
 from src.errors import UserError
 from src.files import write_text
 from src.inference.output import make_folder
-from src.inference.postprocess import Postprocess
+from src.inference.postprocess import THRESHOLD, Postprocess
 from src.inference.predictor import ExportedPredictor, MindIRPredictor, OnnxPredictor
 
 FORMAT = "vnet-bundle"
-FORMAT_VERSION = 1
+# 1: two classes, and the model takes the whole of what preprocessing gives. 2: more classes, or windows. Programs that
+# know version 1 alone would read the others wrongly.
+FORMAT_VERSION = 2
 RECIPE_NAME = "recipe.json"
 CHECKSUMS_NAME = "checksums.json"
 GOLDEN_INPUT = "golden_input.npy"
@@ -68,10 +73,10 @@ class Bundle:
     @property
     def postprocess(self) -> Postprocess:
         found = self.content["postprocessing"]
-        return Postprocess(found["threshold"], found["largest_component"])
+        return Postprocess(found.get("threshold", THRESHOLD), found["largest_component"])
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the real case (N, 1, X, Y, Z) and the checkpoint's probability for it (N, X, Y, Z), float32.
+        """Return the real case (N, 1, X, Y, Z) and the checkpoint's probability for it, float32.
 
         The probability comes from the network on MindSpore's operators, not from the CPU kernels.
         """
@@ -104,9 +109,10 @@ def read_bundle(path: Path) -> Bundle:
     if problems:
         raise UserError(f"bundle {folder}: {'; '.join(problems)}. Copy the bundle again, or export it anew")
     content = json.loads((folder / RECIPE_NAME).read_text(encoding="utf-8"))
-    if content.get("format") != FORMAT or content.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"bundle {folder}: format {content.get('format')!r} version {content.get('format_version')!r}, "
-                        f"expected {FORMAT!r} version {FORMAT_VERSION}; export it with this version of the program")
+    if content.get("format") != FORMAT or content.get("format_version") not in (1, FORMAT_VERSION):
+        raise UserError(f"bundle {folder}: format {content.get('format')!r} version {content.get('format_version')!r},"
+                        f" expected {FORMAT!r} version 1 or {FORMAT_VERSION}; export it with this version of the "
+                        "program")
     return Bundle(folder, content)
 
 

@@ -19,6 +19,7 @@ from src.inference.postprocess import DEFAULT_POSTPROCESS, Postprocess
 from src.inference.predictor import Predictor
 from src.metrics.cases import evaluate_case
 from src.metrics.overlap import dice
+from src.metrics.promise12 import region_metrics
 from src.report.figures import overlay_array
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,9 @@ class NativeCase:
     Attributes:
         case_id: the case's name.
         image: (x, y, z) voxels as stored, on the grid `native`; None where only the block is kept.
-        label: (x, y, z) uint8 of {0, 1} on the same grid, or None.
+        label: (x, y, z) uint8 of the classes' numbers on the same grid, or None.
         native: the volume's grid.
-        block_image: (X, Y, Z) float32, preprocessed.
+        block_image: (X, Y, Z) float32, preprocessed: a block of VolSize, or with patches the whole volume.
         block: the block's grid.
     """
 
@@ -53,7 +54,7 @@ class ValidationResult:
     """What a validation says.
 
     Attributes:
-        mean_dice: mean over the cases, on their own grids.
+        mean_dice: mean over the cases, on their own grids; of several classes, each case's is the mean over them.
         per_case: Dice by case id.
         overlay: picture (H, W, 3) uint8 of the first case, prediction in red over the reference in green.
     """
@@ -79,7 +80,7 @@ def load_native(case: Case, manager: DataManager, need_label: bool = False) -> N
 
 def segment(predictor: Predictor, manager: DataManager, case: NativeCase,
             postprocess: Postprocess = DEFAULT_POSTPROCESS) -> np.ndarray:
-    """Return the case's predicted mask (x, y, z) uint8 of {0, 1} on its own grid.
+    """Return the case's predicted mask (x, y, z) uint8 of the classes' numbers, on its own grid.
 
     Raises:
         UserError: the network's probability is not finite, see `require_finite`.
@@ -108,20 +109,22 @@ def require_finite(probability: np.ndarray, case_id: str, model: Path | None) ->
 
 
 def evaluate_cases(predictor: Predictor, manager: DataManager, cases: Sequence[Case], on_case: OnCase | None = None,
-                   postprocess: Postprocess = DEFAULT_POSTPROCESS,
-                   backend: Backend = ONE_RANK) -> list[dict[str, Any]]:
+                   postprocess: Postprocess = DEFAULT_POSTPROCESS, backend: Backend = ONE_RANK,
+                   scoring: str = "none") -> list[dict[str, Any]]:
     """Predict and score every case on its own grid, one log line each; several ranks share the cases.
 
     Args:
         predictor: of the network.
-        manager: the preprocessing it was trained with.
+        manager: the preprocessing it was trained with; says how many classes there are.
         cases: with ground truth.
         on_case: called after each case, see `OnCase`, on the rank that predicted it.
         postprocess: from probability to mask.
         backend: says which rank this is, of how many.
+        scoring: `promise12` for the challenge's metrics as well, where there are two classes.
 
     Returns:
-        A row per case, see `metrics.cases.evaluate_case`, in the order of `cases` and the same on every rank.
+        A row per case, see `metrics.cases.evaluate_case`, in the order of `cases` and the same on every rank; with
+        `promise12` it has the further key `promise12`, see `metrics.promise12.region_metrics`.
 
     Raises:
         DataError: a case cannot be read; `data.check.check_cases` finds all of them beforehand.
@@ -132,7 +135,9 @@ def evaluate_cases(predictor: Predictor, manager: DataManager, cases: Sequence[C
         loaded = load_native(case, manager, need_label=True)
         assert loaded.image is not None and loaded.label is not None
         mask = segment(predictor, manager, loaded, postprocess)
-        row = evaluate_case(case.case_id, mask, loaded.label, loaded.native.spacing)
+        row = evaluate_case(case.case_id, mask, loaded.label, loaded.native.spacing, manager.classes)
+        if scoring == "promise12" and manager.classes == 2:
+            row["promise12"] = region_metrics(mask, loaded.label, loaded.native)
         logger.info("%s (%d of %d): dice %.4f, %.1f s", case.case_id, number, len(cases), row["dice"],
                     time.perf_counter() - started)
         if on_case is not None:
@@ -141,6 +146,11 @@ def evaluate_cases(predictor: Predictor, manager: DataManager, cases: Sequence[C
 
     own = share(backend, list(enumerate(cases, 1)))
     return gather_shares(backend, lambda: [score(number, case) for number, case in own])
+
+
+def mean_dice(prediction: np.ndarray, reference: np.ndarray, classes: int) -> float:
+    """Return the mean over the classes above 0 of the Dice of masks (X, Y, Z) that hold their numbers."""
+    return float(np.mean([dice(prediction == number, reference == number) for number in range(1, classes)]))
 
 
 class ValidationSet:
@@ -153,6 +163,7 @@ class ValidationSet:
         cases: at least one, with ground truth.
         backend: says which rank this is, of how many.
         in_memory: keep the cases; else they are read from disk each time.
+        postprocess: from probability to mask.
 
     Raises:
         DataError: a case cannot be read.
@@ -160,11 +171,12 @@ class ValidationSet:
     """
 
     def __init__(self, manager: DataManager, cases: Sequence[Case], backend: Backend = ONE_RANK,
-                 in_memory: bool = True):
+                 in_memory: bool = True, postprocess: Postprocess = DEFAULT_POSTPROCESS):
         if not cases:
             raise UserError("validation needs at least one case; check the validation split")
         self.manager = manager
         self.backend = backend
+        self.postprocess = postprocess
         self.pictured = cases[0]
         self.cases: list[NativeCase] | list[Case] = list(share(backend, cases))
         if in_memory:
@@ -178,8 +190,9 @@ class ValidationSet:
     def run(self, predictor: Predictor) -> ValidationResult:
         """Return the Dice of every case on its own grid, after the same postprocessing as in evaluation.
 
-        Surface distances are left out: they would take longer than the prediction. With several ranks each predicts
-        its share, and all get the Dice of all cases; the overlay is made on rank 0.
+        Of several classes a case's Dice is the mean of theirs, `dice_mean` in the rows of an evaluation. Surface
+        distances are left out: they would take longer than the prediction. With several ranks each predicts its share,
+        and all get the Dice of all cases; the overlay is made on rank 0.
 
         Raises:
             UserError: a case's probability is not finite, on this rank or another.
@@ -189,11 +202,11 @@ class ValidationSet:
         def score(kept: NativeCase | Case) -> tuple[str, float]:
             nonlocal overlay
             case = self._load(kept) if isinstance(kept, Case) else kept
-            mask = segment(predictor, self.manager, case)
+            mask = segment(predictor, self.manager, case, self.postprocess)
             assert case.label is not None
             if case.image is not None:
                 overlay = overlay_array(case.image, mask, case.label, case.native.spacing, case.native.direction)
-            return case.case_id, dice(mask, case.label)
+            return case.case_id, mean_dice(mask, case.label, self.manager.classes)
 
         per_case = dict(gather_shares(self.backend, lambda: [score(case) for case in self.cases]))
         return ValidationResult(float(np.mean(list(per_case.values()))), per_case, overlay)

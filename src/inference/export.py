@@ -26,8 +26,9 @@ from src.data.data_manager import DataManager
 from src.errors import UserError
 from src.files import atomic_path, write_json
 from src.inference import bundle as bundles
+from src.inference import sliding_window
 from src.inference.evaluate import load_native, require_finite
-from src.inference.postprocess import DEFAULT_POSTPROCESS
+from src.inference.postprocess import Postprocess
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import ForegroundProbability, build_network
 from src.networks.export_form import exportable
@@ -41,6 +42,7 @@ FORMATS = tuple(bundles.MODEL_NAMES)
 TOLERANCES = {"MINDIR": 1e-5, "ONNX": 1e-4}
 # Of the probability, on the CPU kernels, by the storage of activations; differences grow with the size of the logits.
 KERNEL_TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
+PREPROCESSING = ("dstRes", "VolSize", "normDir", "intensity_percentiles")
 SAMPLE_DATA = Path(__file__).resolve().parents[2] / "data" / "sample"
 # Its licence asks for this wherever a case of it goes.
 SAMPLE_SOURCE = ("this program's data/sample, from Medical Segmentation Decathlon Task04_Hippocampus "
@@ -83,16 +85,20 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
         raise UserError(f"--batch_size is {batch_size}, expected 1 or more")
     with stock_kernels():  # an exported graph has to run where our kernels are not
         predictor, recipe, checkpoint = load_checkpoint_predictor(checkpoint_path, changes)
-    if recipe["task"] != "promise12":
+    if recipe["task"] == "brain_tumour":
         raise UserError(f"{checkpoint_path}: a checkpoint of task {recipe['task']}, and bundles hold networks of one "
-                        "channel with the preprocessing of 'promise12' only; predict with --ckpt_path")
+                        "channel only; predict with --ckpt_path")
     manager = DataManager.from_config(recipe)
     case = golden_case(checkpoint, recipe, data_path)
     logger.info("comparing on the real case %s", case.image_path)
     if data_path is not None:
         logger.warning("the bundle will hold the preprocessed image of %s, since --data_path was given; pass it on "
                        "only if this image may be, or export without --data_path", case.case_id)
-    batch = np.repeat(load_native(case, manager).block_image[None, None], batch_size, axis=0)
+    # With patches the block is the whole volume: its middle is what the model takes at once.
+    image = load_native(case, manager).block_image
+    block = tuple(slice((size - edge) // 2, (size - edge) // 2 + edge)
+                  for size, edge in zip(image.shape, recipe["VolSize"], strict=True))
+    batch = np.repeat(image[block][None, None], batch_size, axis=0)
     expected = predictor.predict_batch(batch)
     require_finite(expected, case.case_id, predictor.path)
     kernel_entry = compare_kernels(checkpoint, recipe, batch, expected)
@@ -117,11 +123,11 @@ def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np
         checkpoint: the network's parameters.
         recipe: of the network; `amp_level` and `conv_algorithm` choose how the kernels compute.
         batch: the real case (N, 1, X, Y, Z).
-        expected: probability (N, X, Y, Z) of the network on MindSpore's operators.
+        expected: probability (N, X, Y, Z) or (N, C, X, Y, Z) of the network on MindSpore's operators.
 
     Returns:
-        For `recipe.json`: `max_difference` of the probability, `voxels_changed`, whose side of the threshold is
-        another, `storage` of activations and `conv_algorithm`. None where the kernels are not in use.
+        For `recipe.json`: `max_difference` of the probability, `voxels_changed`, whose side of the threshold, or
+        class, is another, `storage` of activations and `conv_algorithm`. None where the kernels are not in use.
 
     Raises:
         UserError: the kernels' answer is not finite or, with fp32 storage, differs by more than `KERNEL_TOLERANCES`.
@@ -140,11 +146,10 @@ def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np
     # Without blocked volumes there are no units, and what is left of the kernels stores fp32.
     storage = unit_options().storage if library.has_blocked else "float32"
     difference, bound = bundles.max_difference(found, expected), KERNEL_TOLERANCES[storage]
-    threshold = DEFAULT_POSTPROCESS.threshold
-    changed = int(np.count_nonzero((found > threshold) != (expected > threshold)))
+    changed = int(np.count_nonzero(_masks(found) != _masks(expected)))
     finding = (f"the network on the CPU kernels ({storage}), which trains and predicts here, and the one that is "
                f"exported differ by {difference:.3g} in the probability, expected at most {bound:g}; {changed} of "
-               f"{expected.size} voxels change sides")
+               f"{batch.size} voxels change sides")
     if not np.isfinite(difference) or storage == "float32" and not difference <= bound:
         raise UserError(f"checkpoint {checkpoint.path}: {finding}, and nothing was written. With VNET_CPU_ISA=baseline "
                         "in the environment eval.py and export.py do without these kernels: export so if the scores "
@@ -154,7 +159,7 @@ def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np
     else:
         logger.info("CPU kernels (%s) agree with MindSpore's operators, which are exported: largest difference of the "
                     "probability %.3g (at most %g), %d of %d voxels change sides", storage, difference, bound, changed,
-                    expected.size)
+                    batch.size)
     return {"max_difference": difference, "voxels_changed": changed, "storage": storage,
             "conv_algorithm": recipe["conv_algorithm"]}
 
@@ -165,12 +170,12 @@ def golden_case(checkpoint: Checkpoint, recipe: Mapping[str, Any], data_path: Pa
     Args:
         checkpoint: its `validation_names` count where `data_path` is given.
         recipe: its `task` counts.
-        data_path: folder that holds `img/`; None: the repository's sample, whose first case is taken.
+        data_path: folder that holds the task's images; None: the repository's sample, whose first case is taken.
 
     Raises:
         UserError: no case there.
     """
-    task = get_task(recipe["task"])
+    task = get_task("promise12" if data_path is None else recipe["task"])  # the sample has that layout
     folder = SAMPLE_DATA if data_path is None else data_path
     # Names of another data set say nothing about the sample's cases.
     preferred = [] if data_path is None else checkpoint.state.get("validation_names", [])
@@ -219,7 +224,8 @@ def _export_model(predictor: NetworkPredictor, batch: np.ndarray, expected: np.n
     entry: dict[str, Any] = {
         "file": path.name,
         "input": {"name": "", "shape": list(batch.shape), "layout": "NCXYZ", "dtype": "float32"},
-        "output": {"name": "", "shape": list(expected.shape), "layout": "NXYZ", "dtype": "float32"},
+        "output": {"name": "", "shape": list(expected.shape), "layout": "NXYZ" if expected.ndim == 4 else "NCXYZ",
+                   "dtype": "float32"},
         "max_difference": None,
     }
     if kind not in bundles.RUNNERS:
@@ -277,13 +283,17 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
               data_path: Path | None, kernel_entry: dict[str, Any] | None) -> dict[str, Any]:
     state = checkpoint.state
     source = SAMPLE_SOURCE if data_path is None else "the data folder given to export"
+    post = Postprocess.from_recipe(recipe)
+    several, windows = recipe["classes"] > 2, recipe["patches"]
+    preprocessing = [*PREPROCESSING, *(["classes", "patches"] if several or windows else [])]
     return {
         "format": bundles.FORMAT,
-        "format_version": bundles.FORMAT_VERSION,
+        "format_version": bundles.FORMAT_VERSION if several or windows else 1,
         "models": models,
-        "preprocessing": plain({key: recipe[key] for key in ("dstRes", "VolSize", "normDir", "intensity_percentiles")}),
-        "postprocessing": {"threshold": DEFAULT_POSTPROCESS.threshold,
-                           "largest_component": DEFAULT_POSTPROCESS.largest_component, "connectivity": "faces"},
+        "preprocessing": plain({key: recipe[key] for key in preprocessing}),
+        "postprocessing": {**({"argmax": True} if several else {"threshold": post.threshold}),
+                           "largest_component": post.largest_component, "connectivity": "faces"},
+        **({"window": sliding_window.describe(recipe["VolSize"], recipe["window_overlap"])} if windows else {}),
         "golden": {"case_id": case.case_id, "source": source, "input": bundles.GOLDEN_INPUT,
                    "output": bundles.GOLDEN_OUTPUT, "computed_by": "MindSpore's operators, float32",
                    "cpu_kernels": kernel_entry},
@@ -293,6 +303,11 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
         "recipe": plain(recipe),
         "versions": package_versions(),
     }
+
+
+def _masks(probability: np.ndarray) -> np.ndarray:
+    """Return the masks (N, X, Y, Z) of a batch of probabilities, all components kept."""
+    return np.stack([Postprocess(largest_component=False).mask(one) for one in probability])
 
 
 def _link(source: Path, target: Path) -> None:

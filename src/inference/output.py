@@ -17,14 +17,16 @@ from src.collectives import ONE_RANK, gather
 from src.config import plain
 from src.data import build_manager, get_task
 from src.data.check import checked_cases
-from src.data.data_manager import write_volume
 from src.data.geometry import Geometry
 from src.data.split import read_split
+from src.data.volume_files import write_volume
 from src.errors import UserError
 from src.files import write_json
 from src.inference.evaluate import evaluate_cases
+from src.inference.postprocess import Postprocess
 from src.inference.predictor import Predictor
 from src.metrics.cases import format_table, summarise, write_metrics_csv
+from src.metrics.promise12 import write_promise12
 from src.report.figures import overlay_png
 from src.report.html import write_report
 
@@ -42,30 +44,39 @@ class OutputFolders:
     predictions: Path
 
 
-def output_folders(checkpoint_path: Path, recipe: EasyDict, output_dir: Path | None = None) -> OutputFolders:
-    """Return the folders for a checkpoint's evaluation.
+def output_folders(checkpoint_path: Path | Sequence[Path], recipe: EasyDict,
+                   output_dir: Path | None = None) -> OutputFolders:
+    """Return the folders for the evaluation of a checkpoint, or of several as an ensemble.
 
     `output_dir` where given; else the run folder that the checkpoint lies in; else, for a checkpoint in none, the
     recipe's `dirResult`. Masks go to `dirPredictionImage` below the first two, and below the present folder else.
+
+    Raises:
+        UserError: several checkpoints without `output_dir`: no run folder is theirs together.
     """
-    folder = output_dir or run_folder_of(checkpoint_path)
+    paths = [checkpoint_path] if isinstance(checkpoint_path, Path) else list(checkpoint_path)
+    if len(paths) > 1 and output_dir is None:
+        raise UserError(f"--ckpt_path: found {len(paths)} checkpoints, which are evaluated as one ensemble and belong "
+                        "to no one run folder; say with --output_dir where the results go")
+    folder = output_dir or run_folder_of(paths[0])
     if folder is None:
         return OutputFolders(Path(recipe.dirResult), Path(recipe.dirPredictionImage))
     return OutputFolders(folder, folder / recipe.dirPredictionImage)
 
 
-def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoint, data_path: Path, split_path: Path,
-                   folders: OutputFolders, save_predictions: bool = True,
+def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoint | Sequence[Checkpoint],
+                   data_path: Path, split_path: Path, folders: OutputFolders, save_predictions: bool = True,
                    backend: Backend = ONE_RANK) -> list[dict[str, Any]]:
     """Evaluate every case of a split and write `metrics.csv`, `summary.json`, `report.html` and the masks.
 
-    The table and the two averages that people grep for go to the log. Several ranks share the cases: each writes the
-    masks of its own, rank 0 all else.
+    With `scoring` promise12 and two classes `promise12.csv` and `promise12.json` come beside them. The table and the
+    two averages that people grep for go to the log. Several ranks share the cases: each writes the masks of its own,
+    rank 0 all else.
 
     Args:
-        predictor: of the checkpoint.
-        recipe: preprocessing, task.
-        checkpoint: named in the report, with its epoch.
+        predictor: of the checkpoint, or of several as an ensemble.
+        recipe: task, preprocessing, postprocessing, `scoring`.
+        checkpoint: named in the report, with its epoch; all of them for an ensemble.
         data_path: folder that holds `img/` and `gt/`.
         split_path: one image file name a line.
         folders: see `output_folders`.
@@ -83,7 +94,8 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
     names = read_split(split_path)
     make_folder(folders.results, "output folder")
     cases = checked_cases(get_task(recipe.task), data_path, names, manager)
-    notes = _training_overlap(checkpoint, names)
+    checkpoints = [checkpoint] if isinstance(checkpoint, Checkpoint) else list(checkpoint)
+    notes = _training_overlap(checkpoints, names)
     pictures: dict[str, bytes] = {}
 
     def on_case(case_id: str, image: np.ndarray, mask: np.ndarray, reference: np.ndarray, grid: Geometry) -> None:
@@ -91,19 +103,25 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
         if save_predictions:
             write_volume(folders.predictions / f"{case_id}{MASK_ENDING}.mhd", mask, grid)
 
-    rows = evaluate_cases(predictor, manager, cases, on_case, backend=backend)
+    rows = evaluate_cases(predictor, manager, cases, on_case, Postprocess.from_recipe(recipe), backend,
+                          recipe.get("scoring", "none"))
+    scored = [{"case_id": row["case_id"], **row.pop("promise12")} for row in rows if "promise12" in row]
     all_pictures = {case_id: picture for own in gather(backend, pictures) for case_id, picture in own.items()}
     if not backend.is_main:
         return rows
     summary = summarise(rows)
     write_metrics_csv(folders.results / "metrics.csv", rows)
     write_json(folders.results / "summary.json", summary)
-    write_report(folders.results / REPORT_NAME, f"Evaluation of {_title(checkpoint)}", plain(recipe), rows, summary,
-                 _history(checkpoint), all_pictures, notes)
+    write_report(folders.results / REPORT_NAME, f"Evaluation of {checkpoint_title(checkpoints)}", plain(recipe), rows,
+                 summary, _history(checkpoints), all_pictures, notes)
     logger.info("%s", format_table(rows))
     logger.info("report: %s", folders.results / REPORT_NAME)
     if save_predictions:
         logger.info("masks: %s", folders.predictions)
+    if scored:
+        write_promise12(folders.results, scored)  # logs its table
+    if "dice_mean" in summary:
+        logger.info("avg_dice_of_classes: %.4f", summary["dice_mean"]["mean"])
     logger.info("avg_Hausdorff_distance: %.2f", summary["hausdorff"]["mean"])
     logger.info("avg_dice: %.4f", summary["dice"]["mean"])
     return rows
@@ -123,8 +141,9 @@ def make_folder(folder: Path, option: str) -> None:
         raise UserError(f"{option} {folder}: no permission to write there; choose another folder")
 
 
-def _training_overlap(checkpoint: Checkpoint, names: Sequence[str]) -> list[str]:
-    seen = sorted(set(names) & set(checkpoint.state.get("train_names", [])))
+def _training_overlap(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> list[str]:
+    trained_on = {name for checkpoint in checkpoints for name in checkpoint.state.get("train_names", [])}
+    seen = sorted(set(names) & trained_on)
     if not seen:
         return []
     listed = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
@@ -134,12 +153,19 @@ def _training_overlap(checkpoint: Checkpoint, names: Sequence[str]) -> list[str]
     return [note]
 
 
-def _title(checkpoint: Checkpoint) -> str:
-    epoch = checkpoint.state.get("epoch")
-    return f"{checkpoint.path.name}{f', epoch {epoch}' if epoch is not None else ''}"
+def checkpoint_title(checkpoints: Sequence[Checkpoint]) -> str:
+    """Return how a report names a checkpoint, or the members of an ensemble."""
+    if len(checkpoints) > 1:
+        # Members of one ensemble are often of one name, in several run folders.
+        places = [(folder.name + "/" if (folder := run_folder_of(checkpoint.path)) else "") + checkpoint.path.name
+                  for checkpoint in checkpoints]
+        return f"an ensemble of {len(checkpoints)}: {', '.join(places)}"
+    epoch = checkpoints[0].state.get("epoch")
+    return f"{checkpoints[0].path.name}{f', epoch {epoch}' if epoch is not None else ''}"
 
 
-def _history(checkpoint: Checkpoint) -> pd.DataFrame | None:
-    run_folder = run_folder_of(checkpoint.path)
+def _history(checkpoints: Sequence[Checkpoint]) -> pd.DataFrame | None:
+    """Return the history of the one run; an ensemble has none."""
+    run_folder = run_folder_of(checkpoints[0].path) if len(checkpoints) == 1 else None
     path = run_folder / HISTORY_NAME if run_folder else None
     return pd.read_csv(path, float_precision="round_trip") if path and path.is_file() else None

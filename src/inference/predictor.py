@@ -1,4 +1,4 @@
-"""Networks behind one call: a preprocessed block in, its foreground probability out."""
+"""Networks behind one call: a preprocessed block in, its probability out."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -29,9 +29,10 @@ class Predictor(Protocol):
         ...
 
     def predict_block(self, image: np.ndarray) -> np.ndarray:
-        """Return the foreground probability (X, Y, Z) float32 of a preprocessed block, float32.
+        """Return the probability of a preprocessed block, float32 both.
 
-        The block is (X, Y, Z), or (C, X, Y, Z) for a network of several channels.
+        Of two classes the foreground's, (X, Y, Z); of C > 2 that of every class, (C, X, Y, Z). The block is (X, Y, Z),
+        or (channels, X, Y, Z) for a network of several channels.
         """
         ...
 
@@ -43,7 +44,7 @@ class NetworkPredictor:
     blocks of one size.
 
     Args:
-        network: (N, C, X, Y, Z) -> logits (N, 2, X, Y, Z), or (N, 1, X, Y, Z) of the foreground alone.
+        network: (N, channels, X, Y, Z) -> logits (N, C, X, Y, Z), or (N, 1, X, Y, Z) of the foreground alone.
         path: the checkpoint that it was read from, if any.
     """
 
@@ -53,7 +54,7 @@ class NetworkPredictor:
         self.cell = ForegroundProbability(network)
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        """Return the probability (N, X, Y, Z) float32 of blocks (N, C, X, Y, Z), with the network in eval mode.
+        """Return the probability, see `ForegroundProbability`, of blocks (N, channels, X, Y, Z), in eval mode.
 
         Afterwards the network is in the mode it was in before, also when the call fails.
         """
@@ -89,7 +90,7 @@ class ExportedPredictor(ABC):
         """Return the names of input and output as the file has them."""
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        """Return the probability (N, X, Y, Z) float32 of blocks (N, 1, X, Y, Z).
+        """Return the probability (N, X, Y, Z), or of C > 2 classes (N, C, X, Y, Z), float32 of blocks (N, 1, X, Y, Z).
 
         Raises:
             ValueError: the batch has another shape than the model was exported with.
@@ -99,7 +100,7 @@ class ExportedPredictor(ABC):
         return self._run(np.ascontiguousarray(batch, np.float32))
 
     def predict_block(self, image: np.ndarray) -> np.ndarray:
-        """Return the probability (X, Y, Z) of a block (X, Y, Z); it fills the model's batch and counts once.
+        """Return the probability (X, Y, Z) or (C, X, Y, Z) of a block (X, Y, Z), which fills the model's batch.
 
         Raises:
             ValueError: the block has another shape than the model was exported with.
@@ -108,7 +109,7 @@ class ExportedPredictor(ABC):
 
     @abstractmethod
     def _run(self, batch: np.ndarray) -> np.ndarray:
-        """Return the probability (N, X, Y, Z) of a float32 batch of the model's shape."""
+        """Return the probability of a float32 batch of the model's shape."""
 
 
 class MindIRPredictor(ExportedPredictor):

@@ -9,8 +9,9 @@ import numpy as np
 
 from src.data import Case
 from src.data.case import VOLUME_SUFFIXES, split_volume_name
-from src.data.data_manager import DataManager, write_volume
+from src.data.data_manager import DataManager
 from src.data.prostate import label_name
+from src.data.volume_files import write_volume
 from src.errors import DataError, UserError
 from src.inference.evaluate import load_native, segment
 from src.inference.output import MASK_ENDING, REPORT_NAME, make_folder
@@ -113,9 +114,9 @@ def predict_volumes(predictor: Predictor, manager: DataManager, source: Path, ou
                             "is there, the permissions and the free space")
             continue
         written.append(target)
-        millilitres = np.count_nonzero(mask) * case.native.voxel_volume / 1000
-        logger.info("%s (%d of %d): %.1f s, foreground %.2f ml -> %s", path.name, number, len(volumes),
-                    time.perf_counter() - started, millilitres, target)
+        volume = _volume_text(mask, case.native.voxel_volume, manager.classes)
+        logger.info("%s (%d of %d): %.1f s, foreground %s -> %s", path.name, number, len(volumes),
+                    time.perf_counter() - started, volume, target)
         pictures[path.name] = overlay_png(case.image, mask, None, case.native.spacing, case.native.direction)
     if written:
         report = output / REPORT_NAME
@@ -131,6 +132,13 @@ def predict_volumes(predictor: Predictor, manager: DataManager, source: Path, ou
     if problems:
         raise DataError(problems)
     return written
+
+
+def _volume_text(mask: np.ndarray, voxel_volume: float, classes: int) -> str:
+    """Return the volume of a mask (X, Y, Z) in words, in ml, and of each class where there are several."""
+    volumes = [np.count_nonzero(mask == number) * voxel_volume / 1000 for number in range(1, classes)]
+    parts = ", ".join(f"class {number}: {volume:.2f}" for number, volume in enumerate(volumes, 1))
+    return f"{sum(volumes):.2f} ml" + (f" ({parts})" if classes > 2 else "")
 
 
 def _reason(error: Exception) -> str:

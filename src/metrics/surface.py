@@ -34,32 +34,40 @@ class SurfaceDistances:
     average_boundary_distance: float
 
 
-def surface_distances(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> SurfaceDistances:
+def surface_distances(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], part: np.ndarray | None = None
+) -> SurfaceDistances:
     """Hausdorff distance, its 95th percentile and the average boundary distance of two masks.
 
     Args:
         prediction, reference: (X, Y, Z) masks; non-zero is foreground.
         spacing: (x, y, z) distance of neighbouring voxels in mm.
+        part: (X, Y, Z) bool, the part of the image to look at; all of it by default. Of both surfaces the points in
+            it count, with their distances to the whole of the other surface: its border is no boundary.
 
     Returns:
-        All three 0 when both masks are empty, and the diagonal of the whole image (voxels times spacing)
-        when one of them is: no real pair of surfaces in the image lies further apart.
+        All three 0 when neither mask has a surface point to count, and the diagonal of the whole image (voxels times
+        spacing) when one of them has none: no real pair of surfaces in the image lies further apart.
 
     Raises:
         ValueError: the shapes differ, a mask is not a mask, or the spacing does not fit the masks.
     """
     prediction, reference = mask_pair(prediction, reference)
     steps = checked_spacing(spacing, prediction.ndim)
-    if not prediction.any() or not reference.any():
-        both_empty = not prediction.any() and not reference.any()
+    # All surface points lie in the bounding box of both masks, so their mutual distances need nothing beyond it.
+    foreground = prediction | reference
+    box = bounding_box(foreground) if foreground.any() else (slice(0, 0),) * foreground.ndim
+    surface_p, surface_r = surface(prediction[box]), surface(reference[box])
+    counted_p, counted_r = (
+        (surface_p, surface_r) if part is None else (surface_p & part[box], surface_r & part[box])
+    )
+    if not counted_p.any() or not counted_r.any():
+        both_empty = not counted_p.any() and not counted_r.any()
         distance = 0.0 if both_empty else float(np.linalg.norm(np.asarray(prediction.shape) * steps))
         return SurfaceDistances(distance, distance, distance)
-    # All surface points lie in the bounding box of both masks, so their mutual distances need nothing beyond it.
-    box = bounding_box(prediction | reference)
-    surface_p, surface_r = surface(prediction[box]), surface(reference[box])
     directed = (
-        ndimage.distance_transform_edt(~surface_r, sampling=steps)[surface_p],
-        ndimage.distance_transform_edt(~surface_p, sampling=steps)[surface_r],
+        ndimage.distance_transform_edt(~surface_r, sampling=steps)[counted_p],
+        ndimage.distance_transform_edt(~surface_p, sampling=steps)[counted_r],
     )
     return SurfaceDistances(
         hausdorff=float(max(distances.max() for distances in directed)),

@@ -1,12 +1,13 @@
-"""From logits to the foreground probability, as evaluation and the exported model give it."""
+"""From logits to probabilities, as evaluation and the exported model give them."""
 
 from mindspore import Tensor, nn, ops
 
 
 class ForegroundProbability(nn.Cell):
-    """Softmax over the channels of `network`'s logits: (N, C, X, Y, Z) -> probability (N, X, Y, Z) of class 1.
+    """Softmax over the channels of `network`'s logits, from an image (N, channels, X, Y, Z).
 
-    Of a network with one logit, its sigmoid.
+    Two logits: probability (N, X, Y, Z) of class 1, the foreground. One: its sigmoid, the same. More: the probability
+    (N, C, X, Y, Z) of every class.
     """
 
     def __init__(self, network: nn.Cell):
@@ -22,4 +23,4 @@ class ForegroundProbability(nn.Cell):
         if logits.shape[1] == 2:
             # The same for two classes, without a softmax over a strided axis, which is slow on CPU.
             return ops.sigmoid(ops.gather(logits, self.foreground, 1) - ops.gather(logits, self.background, 1))
-        return ops.gather(ops.softmax(logits, axis=1), self.foreground, 1)
+        return ops.softmax(logits, axis=1)

@@ -84,7 +84,8 @@ class OutputTransition(nn.Cell):
 class VNet(nn.Cell):
     """V-Net for volumes of one channel.
 
-    Input (N, 1, X, Y, Z), output logits (N, classes, X, Y, Z); X, Y and Z must be multiples of 16.
+    Input (N, 1, X, Y, Z), output logits (N, classes, X, Y, Z); X, Y and Z must be multiples of 16. With deep
+    supervision, and in training mode, a tuple: these logits, and those at 1/2, 1/4 and 1/8 of the size.
 
     Args:
         variant: `default` (batch norm, dropout) or `paper`.
@@ -94,13 +95,15 @@ class VNet(nn.Cell):
         out_kernel: edge of the last convolution.
         classes: number of output channels.
         seed: of the dropout masks.
+        deep_supervision: give the stages of the way up, but for the last, a 1³ convolution to logits each.
 
     Raises:
         ValueError: unknown variant or activation, or an input size that is no multiple of 16.
     """
 
     def __init__(self, variant: str = "default", activation: str = "auto", base_channels: int = 16,
-                 dropout: float = 0.5, out_kernel: int = 1, classes: int = 2, seed: int = 1):
+                 dropout: float = 0.5, out_kernel: int = 1, classes: int = 2, seed: int = 1,
+                 deep_supervision: bool = False):
         super().__init__()
         if variant not in LAYOUTS:
             raise ValueError(f"V-Net variant: found {variant!r}, expected one of {', '.join(LAYOUTS)}")
@@ -122,8 +125,13 @@ class VNet(nn.Cell):
                          seed=1000 * seed + 500 + 10 * i)
             for i in range(STAGES)])
         self.output = OutputTransition(base * 2, classes, out_kernel, act, layout.norm, layout.out_conv)
+        # From the bottom, at 1/8, 1/4 and 1/2 of the size. Made last: the other weights are drawn as without them.
+        self.deep_supervision = deep_supervision
+        if deep_supervision:
+            self.head_forks = nn.CellList([layers.fork() for _ in range(STAGES - 1)])
+            self.heads = nn.CellList([layers.ConvUnit(width, classes, 1, norm=False) for width in widths[1:STAGES]])
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         if x.shape[2] % 16 != 0 or x.shape[3] % 16 != 0 or x.shape[4] % 16 != 0:
             raise ValueError(f"V-Net input of shape {x.shape}: every volume axis must be a multiple of 16")
         x = self.input(x)
@@ -132,6 +140,17 @@ class VNet(nn.Cell):
             x, skip = self.forks[i](x)
             skips.append(skip)
             x = down(x)
+        if self.deep_supervision and self.training:
+            return self._all_logits(x, skips)
         for i, up in enumerate(self.ups):
             x = up(x, skips[STAGES - 1 - i])
         return self.output(x)
+
+    def _all_logits(self, x: Tensor, skips: list[Tensor]) -> tuple[Tensor, ...]:
+        coarse: tuple[Tensor, ...] = ()
+        for i, up in enumerate(self.ups):
+            x = up(x, skips[STAGES - 1 - i])
+            if i < STAGES - 1:
+                x, branch = self.head_forks[i](x)
+                coarse = (self.heads[i](branch), *coarse)
+        return (self.output(x), *coarse)

@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 
 from src.report.montage import IDENTITY, View, choose_slices, crop_window, grey_window, make_view
 
-PREDICTION_COLOUR = "#ff2d2d"
-REFERENCE_COLOUR = "#25d366"
+# By class, 1 first; with more classes they repeat.
+PREDICTION_COLOURS = ("#ff2d2d", "#ffa31a", "#ff5ad1", "#ffe94d")
+REFERENCE_COLOURS = ("#25d366", "#22c3e6", "#5b8cff", "#b18cff")
 PANEL_WIDTH = 300  # pixels
 PANEL_GAP = 6
 DPI = 100
@@ -39,13 +40,14 @@ def overlay_png(
 ) -> bytes:
     """A few slices of a case as PNG, the predicted outline in red over the true one in green.
 
+    Further classes have outlines in `PREDICTION_COLOURS` (warm) and `REFERENCE_COLOURS` (cold) of their own.
     The reference is the broader line beneath, so that both show where they agree. Panels are `PANEL_WIDTH`
     pixels wide, `PANEL_GAP` apart, in the radiological convention (see `montage.make_view`), cropped around the
     masks and with the aspect ratio of the voxels. The number in the corner is the z index.
 
     Args:
         image: (X, Y, Z) intensities.
-        prediction, reference: (X, Y, Z) masks (non-zero is foreground); either or both may be None.
+        prediction, reference: (X, Y, Z) masks (0 is background, k is class k); either or both may be None.
         spacing: (x, y, z) in mm.
         direction: 9 numbers, row major, LPS; identity where unknown.
         slices: z indices to show, in this order; by default about `columns` spread over the masks.
@@ -134,12 +136,13 @@ def _montage(view: View, slices: Sequence[int] | None, columns: int) -> Figure:
             shown[:, :, position].T, cmap="gray", vmin=low, vmax=high, interpolation="bicubic", aspect="auto",
             extent=(*limits[0], *limits[1][::-1]),
         )  # fmt: skip
-        for mask, colour, line_width in (
-            (view.reference, REFERENCE_COLOUR, 3.2),
-            (view.prediction, PREDICTION_COLOUR, 1.5),
+        for mask, colours, line_width in (
+            (view.reference, REFERENCE_COLOURS, 3.2),
+            (view.prediction, PREDICTION_COLOURS, 1.5),
         ):
-            if mask is not None and mask[:, :, z].any():
-                _outline(axes, mask[:, :, z], colour, line_width)
+            plane = np.zeros((1, 1), np.uint8) if mask is None else mask[:, :, z]
+            for k in np.unique(plane[plane > 0]):
+                _outline(axes, plane == k, colours[(k - 1) % len(colours)], line_width)
         axes.set_xlim(*limits[0])
         axes.set_ylim(*limits[1][::-1])
         axes.text(

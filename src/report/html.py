@@ -16,14 +16,14 @@ from typing import Any
 import pandas as pd
 
 from src.files import write_text
-from src.metrics.cases import METRICS, Row, flag_note, worst_first
-from src.report.figures import CURVES, PREDICTION_COLOUR, REFERENCE_COLOUR, available_curves, curves_png
+from src.metrics.cases import METRICS, Metric, Row, class_metrics, classes_of, flag_note, worst_first
+from src.report.figures import CURVES, PREDICTION_COLOURS, REFERENCE_COLOURS, available_curves, curves_png
 
 PACKAGES = ("mindspore", "numpy", "scipy", "SimpleITK", "pandas", "matplotlib")
 HEADLINES = (("dice", "Mean Dice"), ("hausdorff", "Mean Hausdorff"), ("hd95", "Mean HD95"))
 OUTLINES = {
-    "prediction": ("Prediction", PREDICTION_COLOUR, 3),
-    "reference": ("Reference (ground truth)", REFERENCE_COLOUR, 5),
+    "prediction": ("Prediction", PREDICTION_COLOURS, 3),
+    "reference": ("Reference (ground truth)", REFERENCE_COLOURS, 5),
 }
 _CHECKS = {metric.key: metric for metric in METRICS}
 
@@ -45,8 +45,9 @@ def write_report(
     Args:
         path: the file, written whole or not at all.
         title: heading of the page.
-        recipe: the settings of the run; values of any JSON type.
-        rows: of `evaluate_case`; shown worst Dice first. Empty when there was no reference.
+        recipe: the settings of the run; values of any JSON type. Its `classes`, where it has them, are in the legend.
+        rows: of `evaluate_case`; shown worst Dice first, and with several classes each class in a table of its own.
+            Empty when there was no reference.
         summary: of `summarise` for the same rows; None only without rows.
         history: one row an epoch with the columns epoch, loss, lr, val_dice (see `curves_png`) and seconds of
             that epoch; None or empty when nothing was trained.
@@ -67,11 +68,11 @@ def write_report(
     anchors = {case_id: f"case-{number}" for number, case_id in enumerate(_picture_order(ordered, pictures), 1)}
     now = datetime.datetime.now().astimezone()
     sections = [
-        _headlines(summary) if rows and summary else "",
+        _headlines(summary, classes_of(rows)) if rows and summary else "",
         _notes(notes),
-        _metrics_table(ordered, summary, anchors) if rows and summary else "",
+        _metrics_section(rows, summary, anchors) if rows and summary else "",
         _curves(history) if trained and history is not None else "",
-        _cases(anchors, pictures, {row["case_id"]: row for row in rows}, outlines),
+        _cases(anchors, pictures, {row["case_id"]: row for row in rows}, outlines, recipe.get("classes", 2)),
         _settings(recipe, package_versions() if versions is None else versions),
     ]
     # The policy lets the page load nothing and run nothing but our own script, whatever a case is called.
@@ -149,7 +150,7 @@ def _facts(rows: Sequence[Row], history: pd.DataFrame | None, now: datetime.date
     return facts
 
 
-def _headlines(summary: Mapping[str, Any]) -> str:
+def _headlines(summary: Mapping[str, Any], classes: int) -> str:
     def tile(name: str, value: str, unit: str, detail: str, kind: str = "") -> str:
         unit = f' <span class="unit">{escape(unit)}</span>' if unit else ""
         return (
@@ -158,6 +159,11 @@ def _headlines(summary: Mapping[str, Any]) -> str:
         )
 
     tiles = []
+    if "dice_mean" in summary:
+        each = ", ".join(
+            f"{metric.heading}: {metric.text(summary[metric.key]['mean'])}" for metric in _class_dices(classes)
+        )
+        tiles.append(tile("Mean Dice of classes", _CHECKS["dice"].text(summary["dice_mean"]["mean"]), "", each))
     for key, name in HEADLINES:
         metric, statistics = _CHECKS[key], summary[key]
         text = {name: metric.text(statistics[name]) for name in ("mean", "sd", "median")}
@@ -177,12 +183,26 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<section class="notes"><strong>Notes</strong><ul>{items}</ul></section>\n'
 
 
-def _metrics_table(rows: Sequence[Row], summary: Mapping[str, Any], anchors: Mapping[str, str]) -> str:
-    flagged = bool(summary["flagged"])
+def _metrics_section(rows: Sequence[Row], summary: Mapping[str, Any], anchors: Mapping[str, str]) -> str:
+    distances = "Distances are millimetres on the image's own grid."
+    note = f"Worst Dice first. {distances} {flag_note(summary)}"
+    further = class_metrics(classes_of(rows))
+    name = "Metrics, all classes as one foreground" if further else "Metrics"
+    section = _table_section(name, _metrics_table(worst_first(rows), METRICS, summary, anchors), note)
+    if further:
+        table = _metrics_table(worst_first(rows, "dice_mean"), further, summary, anchors)
+        section += _table_section("Metrics of each class", table, f"Worst mean Dice first. {distances}")
+    return section
+
+
+def _metrics_table(
+    rows: Sequence[Row], metrics: Sequence[Metric], summary: Mapping[str, Any], anchors: Mapping[str, str]
+) -> str:
+    flagged = bool(summary["flagged"]) and metrics is METRICS
     head = ['<th scope="col">Case</th>']
-    for metric in METRICS:
+    for metric in metrics:
         unit = f' <span class="unit">{escape(metric.unit)}</span>' if metric.unit else ""
-        order = ' aria-sort="ascending"' if metric.key == "dice" else ""
+        order = ' aria-sort="ascending"' if metric is metrics[0] else ""
         head.append(f'<th scope="col" title="{escape(metric.meaning)}"{order}>{escape(metric.heading)}{unit}</th>')
     head.append('<th scope="col" class="flag">Flag</th>' if flagged else "")
 
@@ -192,9 +212,9 @@ def _metrics_table(rows: Sequence[Row], summary: Mapping[str, Any], anchors: Map
         if row["case_id"] in anchors:
             name = f'<a href="#{anchors[row["case_id"]]}">{name}</a>'
         cells = [f'<th scope="row">{name}</th>']
-        for metric in METRICS:
+        for metric in metrics:
             value = row[metric.key]
-            bar = f' class="bar" style="--share:{100 * value:.1f}%"' if metric.key == "dice" else ""
+            bar = f' class="bar" style="--share:{100 * value:.1f}%"' if metric.key.startswith("dice") else ""
             cells.append(f'<td data-value="{value!r}"{bar}>{metric.text(value)}</td>')
         if flagged:
             pill = f'<span class="pill">{escape(row["flag"])}</span>' if row["flag"] else ""
@@ -204,19 +224,22 @@ def _metrics_table(rows: Sequence[Row], summary: Mapping[str, Any], anchors: Map
     foot = []
     for statistic, name in (("mean", "Mean"), ("sd", "SD"), ("median", "Median")):
         cells = [f'<th scope="row">{name}</th>']
-        cells += [f"<td>{metric.text(summary[metric.key][statistic])}</td>" for metric in METRICS]
+        cells += [f"<td>{metric.text(summary[metric.key][statistic])}</td>" for metric in metrics]
         foot.append(f'<tr class="{statistic}">{"".join(cells)}{"<td></td>" if flagged else ""}</tr>')
     newline = "\n"
-    note = f"Worst Dice first. Distances are millimetres on the image's own grid. {flag_note(summary)}"
-    return f"""<section>
-<h2>Metrics</h2>
-<div class="card"><div class="scroll"><table class="metrics">
+    return f"""<table class="metrics">
 <thead><tr>{"".join(head)}</tr></thead>
 <tbody>
 {newline.join(body)}
 </tbody>
 <tfoot>{"".join(foot)}</tfoot>
-</table></div>
+</table>"""
+
+
+def _table_section(name: str, table: str, note: str) -> str:
+    return f"""<section>
+<h2>{escape(name)}</h2>
+<div class="card"><div class="scroll">{table}</div>
 <p class="under quiet small">{escape(note)}</p>
 </div>
 </section>
@@ -237,14 +260,18 @@ def _curves(history: pd.DataFrame) -> str:
 
 
 def _cases(
-    anchors: Mapping[str, str], pictures: Mapping[str, bytes], rows: Mapping[str, Row], outlines: Sequence[str]
+    anchors: Mapping[str, str], pictures: Mapping[str, bytes], rows: Mapping[str, Row], outlines: Sequence[str],
+    classes: int,
 ) -> str:
     if not anchors:
         return ""
     legend = []
     for outline in outlines:
-        name, colour, width = OUTLINES[outline]
-        legend.append(f'<span class="key"><i style="border-top:{width}px solid {colour}"></i>{escape(name)}</span>')
+        name, colours, width = OUTLINES[outline]
+        for k in range(1, classes):
+            colour = colours[(k - 1) % len(colours)]
+            label = escape(f"{name}, class {k}" if classes > 2 else name)
+            legend.append(f'<span class="key"><i style="border-top:{width}px solid {colour}"></i>{label}</span>')
     figures = []
     for case_id, anchor in anchors.items():
         width, height = png_size(pictures[case_id])
@@ -252,11 +279,12 @@ def _cases(
         facts = ""
         if case_id in rows:
             row = rows[case_id]
-            shown = ("dice", "hausdorff", "hd95", "rvd")
+            shown = [_CHECKS[key] for key in ("dice", "hausdorff", "hd95", "rvd")]
+            shown += _class_dices(classes_of([row]))
             facts = "".join(
-                f'<span class="quiet small">{_CHECKS[key].heading} {_CHECKS[key].text(row[key])} '
-                f"{_CHECKS[key].unit}</span>" for key in shown
-            )  # fmt: skip
+                f'<span class="quiet small">{metric.heading} {metric.text(row[metric.key])} {metric.unit}</span>'
+                for metric in shown
+            )
             facts += f'<span class="pill">{escape(row["flag"])}</span>' if row["flag"] else ""
         shape = "slices" if width > 2 * height else "slices tall"
         figures.append(
@@ -271,6 +299,10 @@ def _cases(
 {newline.join(figures)}
 </section>
 """
+
+
+def _class_dices(classes: int) -> list[Metric]:
+    return [metric for metric in class_metrics(classes)[1:] if metric.key.startswith("dice_")]
 
 
 def _settings(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ class View:
 
     Attributes:
         image: (X, Y, Z) float32.
-        prediction, reference: (X, Y, Z) bool, or None.
+        prediction, reference: (X, Y, Z) uint8, the class of each voxel, or None.
         spacing: (x, y, z) in mm of the axes as they are here.
         backwards: slices run from the last to the first.
     """
@@ -50,7 +50,7 @@ def make_view(
 
     Args:
         image: (X, Y, Z) intensities; voxels that are not finite are shown black.
-        prediction, reference: (X, Y, Z) masks (non-zero is foreground) or None.
+        prediction, reference: (X, Y, Z) masks (0 is background, k is class k) or None.
         spacing: (x, y, z) in mm.
         direction: 9 numbers, row major, LPS: its columns are the directions of the array's axes.
 
@@ -81,8 +81,8 @@ def make_view(
 
     return View(
         image=turned(np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)),
-        prediction=None if prediction is None else turned(np.asarray(prediction) != 0),
-        reference=None if reference is None else turned(np.asarray(reference) != 0),
+        prediction=None if prediction is None else turned(np.asarray(prediction).astype(np.uint8)),
+        reference=None if reference is None else turned(np.asarray(reference).astype(np.uint8)),
         spacing=(float(steps[right]), float(steps[down]), float(steps[2])),
         backwards=not positive[2],
     )

@@ -11,15 +11,20 @@ from mindspore import nn
 from src.backend import Backend, base_learning_rate
 from src.checkpoint import BEST_NAME, LaterVersion, load_checkpoint, load_newest, load_parameters
 from src.data import Case, build_manager, get_task
+from src.data.augment import Augmentation
 from src.data.check import checked_cases
 from src.data.data_manager import DataManager
 from src.data.dataset import BatchLoader, StreamedSamples
+from src.data.patches import PatchSampler
 from src.errors import UserError
-from src.inference.evaluate import ValidationSet
+from src.inference.compose import wrap_predictor
+from src.inference.evaluate import ValidationResult, ValidationSet
+from src.inference.postprocess import Postprocess
 from src.inference.predictor import NetworkPredictor
 from src.losses import build_loss
 from src.networks import build_network
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, SharedStatistics, Validation
+from src.training.ema import averaged_weights
 from src.training.pipeline import build_single_step
 from src.training.pipeline_build import Exchange, build_pipeline_step, is_pipeline
 from src.training.plan import RunPlan
@@ -55,7 +60,7 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
 
     ms.set_seed(recipe.seed)  # every rank starts from the same weights
     network = build_network(recipe, backend.rank, backend.world_size)
-    loss = build_loss(recipe.loss)
+    loss = build_loss(recipe)
     step: Any
     if pipelined:
         step = build_pipeline_step(network, loss, recipe, backend, plan.run_dir, lambda: manager.load(cases[0]))
@@ -68,15 +73,20 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
     validations: list[Callback] = []
     if plan.validation_names:
         validation = ValidationSet(manager, find_cases(plan.data_path, plan.validation_names), backend,
-                                   in_memory=not _is_streamed(recipe))
-        predictor = NetworkPredictor(network)
-        validations.append(Validation(lambda: validation.run(predictor), recipe.val_every,
-                                      saver.save_best if backend.is_main else _no_saving, recipe.early_stopping))
+                                   in_memory=not _is_streamed(recipe), postprocess=Postprocess.from_recipe(recipe))
+        predictor = wrap_predictor(NetworkPredictor(network), recipe)
+
+        def validate() -> ValidationResult:
+            with averaged_weights(getattr(step, "average", None)):
+                return validation.run(predictor)
+
+        validations.append(Validation(validate, recipe.val_every, saver.save_best if backend.is_main else _no_saving,
+                                      recipe.early_stopping))
     callbacks: list[Callback] = []
     if pipelined:
         callbacks.append(Exchange(step, backend.rank))
     elif backend.world_size > 1:
-        callbacks.append(SharedStatistics(backend, network))
+        callbacks.append(SharedStatistics(backend, step))  # the network's, and their averages
     if backend.is_main:
         callbacks += [LossLog(recipe.get("log_every", 0)), ProgressBar(), *validations, History(plan.run_dir), saver]
     else:
@@ -102,7 +112,8 @@ def _build_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict,
         rank, world_size = 0, 1
     samples = StreamedSamples(cases, load) if _is_streamed(recipe) else [load(case) for case in cases]
     return BatchLoader(samples, recipe.batch_size * recipe.get("micro_batches", 1), recipe.seed, rank, world_size,
-                       recipe.get("augment", False))
+                       augmentation=Augmentation.from_recipe(recipe) if recipe.get("augment", False) else None,
+                       patches=PatchSampler.from_recipe(recipe) if recipe.get("patches", False) else None)
 
 
 def _is_streamed(recipe: EasyDict) -> bool:
@@ -121,7 +132,7 @@ def _restore(plan: RunPlan, step: nn.Cell, steps_per_epoch: int) -> TrainingStat
         if plan.resumed:
             logger.info("%s has no checkpoint yet: starting from the beginning", plan.run_dir)
         return TrainingState()
-    load_parameters(checkpoint, step)
+    load_parameters(checkpoint, step, resume=True)
     try:
         state = TrainingState(**{name: checkpoint.state[name] for name in TrainingState().to_dict()})
         planned_epochs = checkpoint.state["recipe"]["epochs"]

@@ -71,7 +71,10 @@ class LossLog(Callback):
 
 
 class ProgressBar(Callback):
-    """A tqdm bar over the whole run with loss, rate and time left; none where stderr is no terminal."""
+    """A tqdm bar over the whole run with loss, rate, stall share and time left; none where stderr is no terminal.
+
+    The stall share is that of the epoch's time so far that the step waited for data.
+    """
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
@@ -85,7 +88,7 @@ class ProgressBar(Callback):
 
     def on_step_end(self, trainer: Trainer, loss: float, lr: float) -> None:
         if self.bar is not None:
-            self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.2e}", refresh=False)
+            self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.2e}", stall=f"{trainer.stall_share:.1%}", refresh=False)
             self.bar.update()
 
     def on_train_end(self, trainer: Trainer) -> None:

@@ -99,7 +99,7 @@ def new_plan(recipe_name: str, recipe: EasyDict, data_path: str | None, train_sp
             raise UserError("fold >= 0 takes the validation cases from the training split: "
                             "leave out --val_split_file_path, or set fold=-1")
         if not problems:
-            train, validation = fold_split(train, recipe.fold, recipe.folds, recipe.seed)
+            train, validation = fold_split(train, recipe.fold, recipe.folds, recipe.get("fold_seed", recipe.seed))
     else:
         validation, more = _validation_names(Path(train_split), validation_split)
         problems += more

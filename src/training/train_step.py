@@ -7,6 +7,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops
 
 from src.backend import Backend
+from src.training.ema import build_average
 from src.training.optimizer import build_optimizer
 from src.training.reduce import build_mean
 from src.training.update import build_update
@@ -22,12 +23,13 @@ class TrainStep(nn.Cell):
     update was applied (False: the gradients overflowed and the step was skipped), the global gradient norm before
     clipping, and the loss scale used. With several ranks loss and gradients are means over them, so all ranks return
     the same and skip the same steps. Its parameters are all that a checkpoint has to hold: the network's, the
-    optimiser's, dropout counters and the loss scale.
+    optimiser's, dropout counters, the loss scale, and with `ema_decay` the average of the weights, updated after each
+    applied update.
 
     Args:
-        network: gives logits.
+        network: gives logits, or whatever `loss` takes for them.
         loss: of (logits, label), a scalar.
-        recipe: `optimizer`, `weight_decay`, `momentum`, `grad_clip`, `loss_scale` count.
+        recipe: `optimizer`, `weight_decay`, `momentum`, `grad_clip`, `loss_scale`, `ema_decay` count.
         backend: `world_size`, `amp_level`, `loss_scaling` count.
     """
 
@@ -42,6 +44,7 @@ class TrainStep(nn.Cell):
         self.loss_scale = Parameter(Tensor(scale, ms.float32), name="loss_scale", requires_grad=False)
         self.good_steps = Parameter(Tensor(0, ms.int32), name="good_steps", requires_grad=False)
         self.update = build_update(self.optimizer, recipe, self.scaling)
+        self.average = build_average(network, recipe)
         self.mean_over_ranks = build_mean(self.parameters, backend)
         self.forward = _ScaledLoss(self.network, loss)
         self.value_and_grad = ops.value_and_grad(self.forward, None, self.parameters, has_aux=True)
@@ -51,6 +54,8 @@ class TrainStep(nn.Cell):
         (_, loss), gradients = self.value_and_grad(image, label, scale)
         gradients, loss = self.mean_over_ranks(gradients, loss)
         norm, finite = self.update(gradients, rate, scale)
+        if self.average is not None:
+            norm = ops.depend(norm, self.average(ops.depend(finite, norm)))
         if self.dynamic:
             self._adjust_scale(finite)
         return loss, finite, norm, scale

@@ -112,6 +112,7 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.state = state or TrainingState()
         self.skipped_in_a_row = 0
+        self.stall_share = 0.0  # of the epoch's time so far that the step waited for data
 
     @property
     def total_steps(self) -> int:
@@ -159,6 +160,7 @@ class Trainer:
             rate = self.lr_at(self.state.step)
             loss, norm = self._train_batch(batch, rate, epoch)
             losses.append(loss)
+            self.stall_share = stalled / (time.perf_counter() - began)
             for callback in self.callbacks:
                 callback.on_step_end(self, loss, rate)
             asked = time.perf_counter()

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from src.data.case import Case
-from src.data.data_manager import write_volume
 from src.data.geometry import Geometry
+from src.data.volume_files import write_volume
 
 # The oblique grid of a real T2 prostate series, 0.5 x 0.5 x 3 mm, tilted by 18 degrees about x.
 OBLIQUE = Geometry(

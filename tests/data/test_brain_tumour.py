@@ -161,7 +161,7 @@ def test_missing_files_and_wrong_names(folder):
     _, problems = brain_tumour.scan_cases(
         folder, ["BRATS_002.nii.gz", "BRATS_009.nii.gz", "notes.txt", "BRATS_003.npy", "BRATS_003.nii.gz"])
     text = "\n".join(problems)
-    assert "BRATS_002: label" in text
+    assert "BRATS_002: ground truth" in text
     assert "BRATS_009: image" in text
     assert "notes.txt: not a volume's file name" in text
     assert "BRATS_003: named twice" in text

@@ -18,3 +18,8 @@ from src.data.case import split_volume_name
 )
 def test_split_volume_name(name, parts):
     assert split_volume_name(name) == parts
+
+
+def test_other_suffixes():
+    assert split_volume_name("a.NPY", (".nii", ".npy")) == ("a", ".NPY")
+    assert split_volume_name("a.mhd", (".nii", ".npy")) == ("a.mhd", "")

@@ -5,8 +5,9 @@ import pytest
 
 from src.data import prostate
 from src.data.check import check_cases, checked_cases
-from src.data.data_manager import DataManager, write_volume
+from src.data.data_manager import DataManager
 from src.data.geometry import Geometry
+from src.data.volume_files import write_volume
 from src.errors import DataError
 from tests.data.helpers import write_case
 

@@ -1,139 +1,32 @@
 import dataclasses
-import os
-import resource
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from src.data import prostate
 from src.data.case import Case
-from src.data.data_manager import DataManager, read_case, read_volume, write_volume
+from src.data.case_files import read_case
+from src.data.data_manager import DataManager
 from src.data.geometry import Geometry
+from src.data.resampling import largest_class
+from src.data.volume_files import read_volume, write_volume
 from src.errors import DataError, UserError
 from tests.data.helpers import OBLIQUE, dice, ellipsoid, write_case
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 PROMISE12 = {"spacing": (1.0, 1.0, 1.5), "volume_size": (128, 128, 64)}
-MIRRORED = Geometry((5, 6, 7), (0.5, 0.7, 3.1), (-12.3456789, 0.1, 99.0), (0, -1, 0, 1, 0, 0, 0, 0, 1))
+TWO_PARTS = ((20, 17, 18), (9, 20, 10))  # mm, radii of an ellipsoid and of a second one that cuts through it
 
 
 def noise(size, dtype=np.int16, seed=0):
     return np.random.default_rng(seed).integers(0, 100, size).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
-@pytest.mark.parametrize(("name", "compress"), [("a.mhd", True), ("a.mhd", False), ("a.mha", True), ("a.mha", False)])
-def test_metaimage_round_trip(tmp_path, dtype, name, compress):
-    array = noise(MIRRORED.size, dtype)
-    write_volume(tmp_path / name, array, MIRRORED, compress)
-    found, geometry = read_volume(tmp_path / name)
-    assert found.dtype == array.dtype
-    np.testing.assert_array_equal(found, array)
-    for field in dataclasses.fields(Geometry):
-        np.testing.assert_allclose(getattr(geometry, field.name), getattr(MIRRORED, field.name), atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_nifti_round_trip(tmp_path, name):
-    write_volume(tmp_path / name, noise(MIRRORED.size), MIRRORED)
-    found, geometry = read_volume(tmp_path / name)
-    np.testing.assert_array_equal(found, noise(MIRRORED.size))
-    assert MIRRORED.differences(geometry, tolerance=1e-5) == []
-
-
-def test_pair_of_files_appears_without_traces(tmp_path):
-    for compress, voxels in ((True, "a.zraw"), (False, "a.raw")):
-        folder = tmp_path / voxels
-        write_volume(folder / "a.mhd", noise((3, 4, 5)) > 50, Geometry((3, 4, 5)), compress)
-        assert sorted(path.name for path in folder.iterdir()) == ["a.mhd", voxels]
-        assert f"ElementDataFile = {voxels}" in (folder / "a.mhd").read_text()
-        assert read_volume(folder / "a.mhd")[0].dtype == np.uint8
-
-
-def test_header_is_written_after_the_voxels(tmp_path, monkeypatch):
-    """A crash between the two renames leaves no header beside voxels that are not its own."""
-    path = tmp_path / "a.mhd"
-    write_volume(path, noise((3, 4, 5)), Geometry((3, 4, 5)))
-    replace = Path.replace
-
-    def fail_on_header(self, target):
-        if self.name == "a.mhd":
-            raise OSError("disk full")
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", fail_on_header)
-    with pytest.raises(UserError, match="a.mhd: the volume cannot be written .disk full.; check"):
-        write_volume(path, noise((3, 4, 5), seed=1), Geometry((3, 4, 5)))
-    assert [file.name for file in tmp_path.iterdir()] == ["a.zraw"]
-
-
-@pytest.mark.parametrize("name", ["a.mhd", "a.mha", "a.nii", "a.nii.gz"])
-def test_what_cannot_be_written_is_named(tmp_path, name):
-    array, geometry = noise((30, 30, 30)), Geometry((30, 30, 30))
-    (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"{name}: the volume cannot be written .Is a directory.; check .* permissions"):
-        write_volume(tmp_path / name, array, geometry)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written .*(Not a directory|File exists)"):
-        write_volume(tmp_path / "file" / name, array, geometry)
-    if os.geteuid() != 0:
-        (tmp_path / "locked").mkdir(mode=0o500)
-        with pytest.raises(UserError, match="Permission denied"):
-            write_volume(tmp_path / "locked" / name, array, geometry)
-    # A limit on the size of files stands in for a full disk: writing stops in the middle.
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
-        with pytest.raises(UserError, match="cannot be written .*(File too large|only a part)"):
-            write_volume(tmp_path / "full" / name, array, geometry)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list((tmp_path / "full").iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["a.mhd", "a.mha"])
-def test_image_with_dicom_tags_is_read(tmp_path, name):
-    """SimpleITK stores a DICOM image's tags as keys of the MetaImage header."""
-    image = sitk.GetImageFromArray(noise((5, 4, 3)))
-    for key, value in (("0008|0060", "MR"), ("0018|0087", "3"), ("Patient Name", "x"), ("Größe", "1"), ("a.b", "=")):
-        image.SetMetaData(key, value)
-    sitk.WriteImage(image, str(tmp_path / name))
-    assert b"0008|0060 = MR" in (tmp_path / name).read_bytes()
-    found, geometry = read_volume(tmp_path / name)
-    np.testing.assert_array_equal(found, noise((5, 4, 3)).transpose(2, 1, 0))
-    assert geometry == Geometry((3, 4, 5))
-
-
-def test_writing_is_deterministic(tmp_path):
-    for folder in ("a", "b"):
-        write_volume(tmp_path / folder / "c.mhd", noise(MIRRORED.size), MIRRORED)
-    for name in ("c.mhd", "c.zraw"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_array_must_fit_the_grid(tmp_path):
-    with pytest.raises(ValueError, match="for a grid of"):
-        write_volume(tmp_path / "a.mhd", np.zeros((3, 4, 5)), Geometry((5, 4, 3)))
+def test_array_must_fit_the_grid():
     with pytest.raises(ValueError, match="for a grid of"):
         DataManager((1, 1, 1), (4, 4, 4)).preprocess(noise((3, 4, 5)), Geometry((5, 4, 3)))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_non_finite_voxels_are_refused(tmp_path, bad):
-    array = np.ones((3, 4, 5), np.float32)
-    array[1, 2, 3] = bad
-    write_volume(tmp_path / "a.mhd", array, Geometry((3, 4, 5)))
-    with pytest.raises(DataError, match="a.mhd: 1 of 60 voxels are not finite"):
-        read_volume(tmp_path / "a.mhd")
-
-
-def test_unknown_format_is_refused(tmp_path):
-    (tmp_path / "a.png").touch()
-    with pytest.raises(DataError, match="no known volume format"):
-        read_volume(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("low_high", [(0.0, 100.0), (5.0, 95.0)])
@@ -258,33 +151,6 @@ def test_load(tmp_path):
     assert DataManager((1, 1, 2), (6, 6, 6)).load(Case("Case00", case.image_path)).label is None
 
 
-def test_all_problems_of_a_case_at_once(tmp_path):
-    geometry = Geometry((4, 4, 4))
-    case = write_case(tmp_path, "Case00", np.full((4, 4, 4), 7, np.int16), noise((4, 4, 4)), geometry)
-    write_volume(case.label_path, noise((4, 4, 4)), dataclasses.replace(geometry, origin=(0, 0, 0.5)))
-    with pytest.raises(DataError) as caught:
-        read_case(case)
-    constant, values, grid = caught.value.problems
-    assert constant.startswith(f"Case00: {case.image_path}: the image is constant (every voxel is 7)")
-    assert values.startswith(f"Case00: {case.label_path}: label values are {{0, ")
-    assert "not on the grid" in grid and "0.5 mm apart" in grid
-
-
-@pytest.mark.parametrize("values", [(0, 1, 2), (1, 2), (0, -1), (0, 0.3)])
-def test_labels_that_are_not_binary(tmp_path, values):
-    label = np.resize(np.array(values, np.float32), (4, 4, 4))
-    case = write_case(tmp_path, "Case00", noise((4, 4, 4)), label, Geometry((4, 4, 4)))
-    with pytest.raises(DataError, match="expected 0 and one foreground value"):
-        read_case(case)
-
-
-@pytest.mark.parametrize("values", [(0, 1), (0, 255), (0,), (1,)])
-def test_binary_labels(tmp_path, values):
-    label = np.resize(np.array(values, np.uint8), (4, 4, 4))
-    case = write_case(tmp_path, "Case00", noise((4, 4, 4)), label, Geometry((4, 4, 4)))
-    np.testing.assert_array_equal(read_case(case)[1], label > 0)
-
-
 def test_image_without_contrast_in_the_block(tmp_path):
     image = np.zeros((12, 12, 12), np.int16)
     image[0, 0, 0] = 9
@@ -310,3 +176,103 @@ def test_from_config():
 def test_nonsense_settings_are_refused(change, key):
     with pytest.raises(UserError, match=key):
         DataManager(**{"spacing": (1, 1, 1), "volume_size": (8, 8, 8), **change})
+
+
+def two_parts(geometry):
+    """Make a label of background, class 1, and class 2 that reaches beyond it on two sides."""
+    label = ellipsoid(geometry, TWO_PARTS[0])
+    label[ellipsoid(geometry, TWO_PARTS[1]) > 0] = 2
+    return label
+
+
+def test_a_label_of_three_classes_on_its_own_grid_is_exact():
+    """Fractions are 0 and 1 there, so that label, fractions and what is pasted back all say the same."""
+    native = dataclasses.replace(OBLIQUE, size=(40, 36, 30), spacing=(1.0, 1.0, 1.0))
+    manager = DataManager((1, 1, 1), (48, 48, 32), classes=3)
+    label = np.random.default_rng(0).integers(0, 3, native.size).astype(np.uint8)
+    fractions = manager.label_fraction(label, native)
+    assert fractions.shape == (3, 48, 48, 32) and fractions.dtype == np.float32
+    np.testing.assert_allclose(fractions.sum(axis=0), 1, atol=1e-6)
+    np.testing.assert_array_equal(manager.preprocess_label(label, native), largest_class(fractions))
+    pasted = manager.paste_back(fractions, manager.block_geometry(native), native)
+    assert pasted.shape == (3, *native.size) and pasted.dtype == np.float32
+    np.testing.assert_array_equal(pasted.argmax(axis=0), label)
+    assert np.isin(manager.preprocess_label(label, native), (0, 1, 2)).all()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("normalise_direction", [False, True])
+def test_fractions_of_three_classes_pasted_back_give_the_label(normalise_direction, whole):
+    native = dataclasses.replace(OBLIQUE, size=(160, 160, 30), spacing=(0.5, 0.5, 2.0))
+    label = two_parts(native)
+    manager = DataManager((0.8, 0.8, 1.2), (96, 96, 64), normalise_direction, classes=3, whole=whole)
+    pasted = manager.paste_back(manager.label_fraction(label, native), manager.block_geometry(native), native)
+    np.testing.assert_allclose(pasted.sum(axis=0), 1, atol=1e-5)
+    for number in (1, 2):
+        assert dice(pasted.argmax(axis=0) == number, label == number) >= 0.98
+    block = manager.preprocess_label(label, native)
+    assert block.dtype == np.uint8 and np.unique(block).tolist() == [0, 1, 2]
+
+
+def test_all_is_background_outside_the_block():
+    native = Geometry((12, 4, 4))
+    manager = DataManager((1, 1, 1), (4, 4, 4), classes=3)
+    probability = np.zeros((3, 4, 4, 4), np.float32)
+    probability[2] = 1
+    pasted = manager.paste_back(probability, manager.block_geometry(native), native)
+    np.testing.assert_array_equal(pasted.argmax(axis=0), np.repeat([0, 2, 0], 4)[:, None, None] + np.zeros((12, 4, 4)))
+    np.testing.assert_array_equal(pasted[0, :4], 1)
+
+
+def test_three_classes_of_which_one_occurs_are_as_two():
+    label = ellipsoid(OBLIQUE, (25, 20, 22.5))
+    two, three = (DataManager(**PROMISE12, classes=classes).preprocess_label(label, OBLIQUE) for classes in (2, 3))
+    np.testing.assert_array_equal(three, two)
+
+
+def test_the_whole_volume_with_patches():
+    """6 x 20 x 5 voxels of 1 mm at 2 mm, padded to at least 8 x 8 x 8, evenly, with what is 0 before the z-score."""
+    native = Geometry((6, 20, 5), (1, 1, 2), (5, 6, 7))
+    image = np.random.default_rng(0).integers(1, 100, native.size).astype(np.int16)
+    image[0] = 0
+    config = SimpleNamespace(dstRes=[1, 1, 2], VolSize=[8, 8, 8], normDir=False, intensity_percentiles=[0, 100],
+                             classes=3, patches=True)
+    manager = DataManager.from_config(config)
+    block, grid = manager.preprocess(image, native)
+    assert block.shape == grid.size == (8, 20, 8)
+    assert grid == manager.block_geometry(native)
+    inside = (slice(1, 7), slice(None), slice(1, 6))  # of an odd number of voxels to add, more come behind
+    scaled = image / image.max()
+    mean, deviation = scaled[scaled > 0].mean(), scaled[scaled > 0].std()
+    np.testing.assert_allclose(block[inside], (scaled - mean) / deviation, atol=1e-5)
+    outside = np.ones(grid.size, bool)
+    outside[inside] = False
+    np.testing.assert_allclose(block[outside], -mean / deviation, atol=1e-5)
+    label = np.random.default_rng(1).integers(0, 3, native.size).astype(np.uint8)
+    found = manager.preprocess_label(label, native)
+    np.testing.assert_array_equal(found[inside], label)
+    assert not found[outside].any()
+    assert manager.label_fraction(label, native).shape == (3, 8, 20, 8)
+
+
+def test_nothing_is_cropped_with_patches(tmp_path):
+    native = Geometry((10, 10, 10), (1, 1, 2))
+    label = np.zeros(native.size, np.uint8)
+    label[0, 0, 0], label[9, 9, 9] = 1, 2
+    case = write_case(tmp_path, "Case00", noise(native.size), label, native)
+    sample = DataManager((1.1, 1.1, 1.7), (6, 6, 6), classes=3, whole=True).load(case)
+    assert sample.cropped_foreground == 0
+    assert sample.foreground_ml == pytest.approx(2 * 2 / 1000)
+    assert sample.image.shape == sample.label.shape == sample.block.size == (10, 10, 12)
+    flat = write_case(tmp_path, "Case01", np.eye(10)[:, :, None] * np.ones(10), label, native)
+    with pytest.raises(DataError, match="no contrast in the volume at"):
+        DataManager((1, 1, 2), (6, 6, 6), classes=3, whole=True).load(flat)
+
+
+def test_labels_are_read_as_the_classes_of_the_recipe(tmp_path):
+    native = Geometry((8, 8, 8))
+    label = np.resize(np.array([0, 1, 2], np.float32), native.size)
+    case = write_case(tmp_path, "Case00", noise(native.size), label, native)
+    np.testing.assert_array_equal(DataManager((1, 1, 1), (8, 8, 8), classes=3).load(case).label, label)
+    with pytest.raises(DataError, match="expected 0 and one foreground value"):
+        DataManager((1, 1, 1), (8, 8, 8)).load(case)

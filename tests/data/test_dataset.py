@@ -1,16 +1,21 @@
 """Batch order is a pure function of (seed, epoch, rank); every case is seen."""
 
 import dataclasses
+import queue
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src.data.augment import augment
+from src.data.augment import Augmentation
+from src.data.case import Case
 from src.data.data_manager import Sample
-from src.data.dataset import BatchLoader
+from src.data.dataset import BatchLoader, StreamedSamples
 from src.data.geometry import Geometry
+from src.data.patches import PatchSampler, foreground_voxels
 
+AUGMENTATION = Augmentation(rotate=0.5, shift=1, mirror=0.5, noise=0.5, gamma=0.5, mirror_axes=(0,))
 GRID = Geometry((4, 6, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
 
 
@@ -101,21 +106,131 @@ def test_batches_hold_the_samples_they_name():
 def test_augmented_batches_differ_from_plain_ones_and_repeat():
     samples = make_samples(4, shape=(12, 10, 8))
 
-    def images(augmented, epoch=0):
-        return np.concatenate([b.image for b in BatchLoader(samples, 2, 1, augmented=augmented).epoch(epoch)])
+    def images(augmentation, epoch=0):
+        return np.concatenate([b.image for b in BatchLoader(samples, 2, 1, augmentation=augmentation).epoch(epoch)])
 
-    assert np.array_equal(images(True), images(True))
-    assert not np.array_equal(images(True), images(False))
-    assert not np.array_equal(images(True), images(True, epoch=1))
+    assert np.array_equal(images(AUGMENTATION), images(AUGMENTATION))
+    assert not np.array_equal(images(AUGMENTATION), images(None))
+    assert not np.array_equal(images(AUGMENTATION), images(AUGMENTATION, epoch=1))
+
+
+def test_ranks_augment_and_cut_as_one_rank_with_a_larger_batch():
+    samples = make_samples(5, shape=(12, 10, 8))
+    settings = {"augmentation": dataclasses.replace(AUGMENTATION, histogram=0.5, deform=0.5),
+                "patches": PatchSampler((6, 4, 4), 0.5, per_case=3)}
+    one = list(BatchLoader(samples, 4, seed=3, **settings).epoch(2))
+    two = [list(BatchLoader(samples, 2, seed=3, rank=r, world_size=2, **settings).epoch(2)) for r in range(2)]
+    assert len(one) == 4  # 5 cases x 3 patches, in fours
+    for whole, *parts in zip(one, *two, strict=True):
+        assert whole.image.shape == (4, 1, 6, 4, 4)
+        assert np.array_equal(np.concatenate([part.image for part in parts]), whole.image)
+        assert np.array_equal(np.concatenate([part.label for part in parts]), whole.label)
+        assert all(part.case_ids == whole.case_ids for part in parts)
+
+
+def test_every_case_gives_its_patches_in_each_epoch():
+    samples = make_samples(5)
+    loader = BatchLoader(samples, 3, seed=1, patches=PatchSampler((2, 2, 2), per_case=4))
+    assert loader.steps_per_epoch == 7
+    drawn = loader.order(0).ravel()
+    for begin in range(0, 20, 5):  # all cases before any is drawn again
+        assert sorted(drawn[begin:begin + 5]) == list(range(5))
+    assert np.array_equal(drawn[20:], drawn[:1])
+    assert len({tuple(drawn[begin:begin + 5]) for begin in range(0, 20, 5)}) > 1
+
+
+def test_patches_are_those_the_sampler_places():
+    sampler = PatchSampler((3, 2, 2), 0.5)
+    samples = [dataclasses.replace(sample, label=np.zeros((9, 8, 5), np.uint8))
+               for sample in make_samples(3, shape=(9, 8, 5))]
+    for number, sample in enumerate(samples):
+        sample.label[number, 3:5, 2] = number
+    for position, batch in enumerate(BatchLoader(samples, 1, seed=5, patches=sampler).epoch(2)):
+        sample = samples[int(batch.case_ids[0][4:])]
+        window = sampler.place((9, 8, 5), foreground_voxels(sample.label), np.random.default_rng([5, 2, position, 1]))
+        assert np.array_equal(batch.image[0, 0], sample.image[window])
+        assert np.array_equal(batch.label[0], sample.label[window]) and batch.label.dtype == np.float32
+
+
+def test_augmented_patches_hold_data_from_around_them():
+    """Volumes of ones within a border of zeros: patches in the middle never see the border, whatever the shift."""
+    samples = make_samples(2, shape=(40, 40, 40))
+    for sample in samples:
+        sample.image[:] = 0
+        sample.image[4:36, 4:36, 4:36] = 1
+        sample.label[:] = 0
+        sample.label[20, 20, 20] = 1
+    loader = BatchLoader(samples, 1, seed=1, augmentation=Augmentation(rotate=1, shift=1),
+                         patches=PatchSampler((8, 8, 8), 1.0, per_case=10))
+    assert all(np.allclose(batch.image, 1) for batch in loader.epoch(0))
+
+
+def test_another_case_gives_the_histogram():
+    """Two cases, of intensities to 1 and to 100: matched, they change places."""
+    samples = make_samples(2, shape=(12, 10, 8))
+    ramp = np.linspace(0, 1, 960, dtype=np.float32).reshape(12, 10, 8)
+    samples = [dataclasses.replace(sample, image=ramp * scale) for sample, scale in zip(samples, (1, 100), strict=True)]
+    for batch in BatchLoader(samples, 1, seed=1, augmentation=Augmentation(histogram=1)).epoch(0):
+        expected = {"Case00": 100, "Case01": 1}[batch.case_ids[0]]
+        np.testing.assert_allclose(batch.image[0, 0], ramp * expected, atol=0.005 * expected)
+    (alone,) = BatchLoader(samples[:1], 1, seed=1, augmentation=Augmentation(histogram=1)).epoch(0)
+    assert np.array_equal(alone.image[0, 0], ramp)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Epoch and step of the batches made, in order."""
+    places: queue.Queue = queue.Queue()
+    make = BatchLoader._make
+
+    def record(self, epoch, step, indices):
+        places.put((epoch, step))
+        return make(self, epoch, step, indices)
+
+    monkeypatch.setattr(BatchLoader, "_make", record)
+    return places
+
+
+def test_the_next_epochs_first_batch_is_made_ahead(made):
+    samples = make_samples(4)
+    loader = BatchLoader(samples, 2, seed=1)
+    expected = [[samples[index].image] for epoch in (1, 2) for index in loader.order(epoch).ravel()]
+    found = [batch.image for batch in loader.epoch(1)]
+    assert [made.get(timeout=10) for _ in range(3)] == [(1, 0), (1, 1), (2, 0)]
+    found += [batch.image for batch in loader.epoch(2)]
+    assert [made.get(timeout=10) for _ in range(2)] == [(2, 1), (3, 0)]
+    assert np.array_equal(np.concatenate(found), expected)
+
+
+def test_another_epoch_than_the_next_is_its_own(made):
+    samples = make_samples(4)
+    before = threading.enumerate()
+    loader = BatchLoader(samples, 2, seed=1)
+    assert len(list(loader.epoch(1))) == 2
+    for batch, indices in zip(loader.epoch(7), loader.order(7), strict=True):
+        assert np.array_equal(batch.image[:, 0], [samples[index].image for index in indices])
+    assert [t.name[:12] for t in threading.enumerate() if t not in before] == ["batch-loader"]
+    loader.close()
+    assert set(threading.enumerate()) <= set(before)
+
+
+def test_nothing_is_streamed_that_may_not_be_needed(made):
+    samples = make_samples(4)
+    cases = [Case(sample.case_id, Path(sample.case_id)) for sample in samples]
+    loader = BatchLoader(StreamedSamples(cases, lambda case: samples[int(case.case_id[4:])]), 2, seed=1)
+    assert len(list(loader.epoch(1))) == 2
+    loader.close()
+    assert list(made.queue) == [(1, 0), (1, 1)]
 
 
 def test_an_error_in_the_loader_thread_is_raised_and_the_thread_ends():
     with pytest.raises(ValueError, match="Case0.: no label"):
         list(BatchLoader(make_samples(2, label=False), 1, seed=1).epoch(0))
+    before = threading.enumerate()
     epoch = BatchLoader(make_samples(6), 1, seed=1).epoch(0)
     next(epoch)
-    epoch.close()  # leaving early must not leave the thread waiting for room in its queue
-    assert not [t for t in threading.enumerate() if t.name == "batch-loader"]
+    epoch.close()  # leaving early must not leave the thread behind
+    assert set(threading.enumerate()) <= set(before)
 
 
 def test_no_samples():
@@ -126,7 +241,8 @@ def test_no_samples():
 def test_samples_are_augmented_with_their_own_spacing():
     grid = Geometry((12, 10, 8), (1.0, 1.0, 3.0))
     (sample,) = make_samples(1, shape=grid.size)
-    (batch,) = BatchLoader([dataclasses.replace(sample, block=grid)], 1, seed=1, augmented=True).epoch(0)
-    image, label = augment(sample.image, sample.label, np.random.default_rng([1, 0, 0, 1]), grid.spacing)
+    turn = Augmentation(rotate=1)
+    (batch,) = BatchLoader([dataclasses.replace(sample, block=grid)], 1, seed=1, augmentation=turn).epoch(0)
+    image, label = turn(sample.image, sample.label, np.random.default_rng([1, 0, 0, 1]), grid.spacing)
     assert np.array_equal(batch.image[0, 0], image) and np.array_equal(batch.label[0], label)
-    assert not np.array_equal(image, augment(sample.image, sample.label, np.random.default_rng([1, 0, 0, 1]))[0])
+    assert not np.array_equal(image, turn(sample.image, sample.label, np.random.default_rng([1, 0, 0, 1]))[0])

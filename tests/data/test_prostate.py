@@ -64,7 +64,7 @@ def test_a_missing_half_does_not_hide_the_damaged_other(tmp_path):
         file.replace(tmp_path / "gt" / file.name)
     names = [case.image_path.name for case in cases]
 
-    found, problems = prostate.scan_cases(tmp_path, names)
+    found, problems = prostate.scan_cases(tmp_path, names, classes=2)
     assert found == [Case("Case00", cases[0].image_path, None), cases[3]]
     assert [problem.split(":")[0] for problem in problems] == ["Case00", "Case01", "Case01", "Case02"]
     for problem, part in zip(problems, ("ground truth", "image", "label values are {0, 1, 2}", "image"), strict=True):
@@ -72,7 +72,8 @@ def test_a_missing_half_does_not_hide_the_damaged_other(tmp_path):
     more = check_cases(found, DataManager((1, 1, 1), grid.size))
     assert [problem.split(":")[0] for problem in more] == ["Case00", "Case03"]
     assert "is missing" in more[0] and "label values" in more[1]
-    with pytest.raises(DataError, match="4 problems"):
+    assert len(prostate.scan_cases(tmp_path, names, classes=3)[1]) == 3
+    with pytest.raises(DataError, match="3 problems"):
         prostate.find_cases(tmp_path, names)
 
 

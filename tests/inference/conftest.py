@@ -16,6 +16,7 @@ from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import build_network
 
 OVERRIDES = ["base_channels=2", "VolSize=[32,32,32]", "dstRes=[1.5,1.5,1.5]"]
+CLASSES_OVERRIDES = ["base_channels=2", "VolSize=[16,16,16]", "dstRes=[2,2,2]", "patches=true", "window_overlap=0.25"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,3 +53,14 @@ def bundle(checkpoint_path, tmp_path_factory) -> Bundle:
     """A bundle with MINDIR and ONNX, in a folder whose name MindSpore's own export refuses."""
     folder = tmp_path_factory.mktemp("exported") / "with space é"
     return read_bundle(export_checkpoint(checkpoint_path, str(folder / "vnet"), ("MINDIR", "ONNX")))
+
+
+@pytest.fixture(scope="session")
+def classes_checkpoint_path(tmp_path_factory) -> Path:
+    """A V-Net of three classes for windows of 16 voxels, as the trainer stores it."""
+    ms.set_seed(2)
+    recipe = load_recipe("vnet_hippocampus", overrides=CLASSES_OVERRIDES)
+    path = tmp_path_factory.mktemp("classes") / "checkpoint_vnet-2_5.ckpt"
+    save_checkpoint(path, build_network(recipe), {"recipe_name": "vnet_hippocampus", "recipe": plain(recipe),
+                                                  "epoch": 2, "step": 10, "train_names": ["Case01.mhd"]})
+    return path

@@ -8,10 +8,23 @@ import pytest
 from src import collectives
 from src.backend import Backend
 from src.data import Case
+from src.data.data_manager import DataManager
 from src.errors import DataError, UserError
 from src.inference.evaluate import ValidationSet, evaluate_cases, load_native, segment
 from src.inference.postprocess import Postprocess
-from tests.inference.helpers import GRID, MANAGER, FunctionPredictor, bright, bright_case, not_a_number, nothing
+from src.inference.sliding_window import WindowPredictor
+from src.metrics.promise12 import region_metrics
+from tests.inference.helpers import (
+    GRID,
+    MANAGER,
+    THREE_CLASSES,
+    FunctionPredictor,
+    bright,
+    bright_case,
+    bright_halves,
+    not_a_number,
+    nothing,
+)
 
 
 @pytest.fixture
@@ -133,6 +146,81 @@ def test_ranks_share_the_cases_and_give_the_same_rows(cases, tmp_path, monkeypat
                                                                                            ["Case01"]]
     assert [[case.image is not None for case in validation.cases] for validation in validations] == [[True, False],
                                                                                                      [False]]
+
+
+@pytest.fixture
+def halved(tmp_path):
+    """A case of two classes beside the background."""
+    return bright_case(tmp_path / "halved", "Case00", halves=True)
+
+
+def test_classes_through_to_the_row(halved):
+    seen = []
+    (row,) = evaluate_cases(bright_halves(), THREE_CLASSES, [halved], lambda *details: seen.append(details))
+    mask, reference = seen[0][2:4]
+    assert set(np.unique(mask)) == set(np.unique(reference)) == {0, 1, 2}
+    for number in (1, 2):
+        one, other = mask == number, reference == number
+        overlap = 2 * np.sum(one & other) / (one.sum() + other.sum())
+        assert row[f"dice_{number}"] == pytest.approx(overlap, abs=1e-12)
+        assert overlap > 0.85
+    assert row["dice_mean"] == pytest.approx((row["dice_1"] + row["dice_2"]) / 2, abs=1e-12)
+    whole = 2 * np.sum((mask > 0) & (reference > 0)) / ((mask > 0).sum() + (reference > 0).sum())
+    assert row["dice"] == pytest.approx(whole, abs=1e-12)
+    # Swapped classes: the foreground stays as it is, and no class is right.
+    swapped = FunctionPredictor(lambda image: bright_halves().function(image)[[0, 2, 1]])
+    (wrong,) = evaluate_cases(swapped, THREE_CLASSES, [halved])
+    assert wrong["dice"] == row["dice"]
+    assert wrong["dice_mean"] < 0.1
+
+
+def test_validation_goes_by_the_mean_over_classes(halved):
+    (row,) = evaluate_cases(bright_halves(), THREE_CLASSES, [halved])
+    result = ValidationSet(THREE_CLASSES, [halved]).run(bright_halves())
+    assert result.mean_dice == pytest.approx(row["dice_mean"], abs=1e-12)
+    assert result.per_case == {"Case00": result.mean_dice}
+    assert row["dice"] != row["dice_mean"]
+    only_first = FunctionPredictor(lambda image: bright_halves().function(image) * np.float32(
+        [1, 1, 0]).reshape(3, 1, 1, 1))
+    (half,) = evaluate_cases(only_first, THREE_CLASSES, [halved])
+    assert half["dice_2"] == 0
+    assert ValidationSet(THREE_CLASSES, [halved]).run(only_first).mean_dice == pytest.approx(half["dice_1"] / 2)
+
+
+def test_validation_uses_the_postprocessing_it_is_given(cases):
+    def two_boxes(image):
+        answer = np.zeros_like(image)
+        answer[12:20, 12:20, 12:20] = answer[8:10, 8:10, 8:10] = 1
+        return answer
+
+    largest = ValidationSet(MANAGER, cases).run(FunctionPredictor(two_boxes))
+    both = ValidationSet(MANAGER, cases, postprocess=Postprocess(largest_component=False)).run(
+        FunctionPredictor(two_boxes))
+    assert both.mean_dice < largest.mean_dice
+
+
+def test_whole_volumes_by_windows(cases):
+    """Windows of a volume that is larger than they are give what one block around it all gives."""
+    whole = DataManager((1.5, 1.5, 1.5), (16, 16, 16), whole=True)
+    inner = bright()
+    rows = evaluate_cases(WindowPredictor(inner, whole.volume_size), whole, cases)
+    assert {block.shape for block in inner.blocks} == {(16, 16, 16)}
+    expected = evaluate_cases(bright(), MANAGER, cases)
+    for row, other in zip(rows, expected, strict=True):
+        assert row["dice"] == pytest.approx(other["dice"], abs=0.02)  # 20 voxels lie half a voxel off 32
+    cut = evaluate_cases(bright(), DataManager((1.5, 1.5, 1.5), (16, 16, 16)), [bright_case(
+        cases[0].image_path.parents[1] / "large", "Case00", (14, 14, 14))])
+    assert cut[0]["dice"] < 0.95  # a centre block of 24 mm misses the rim that the whole volume has
+
+
+def test_promise12_metrics_where_they_are_asked_for(cases, halved):
+    seen = []
+    rows = evaluate_cases(bright(), MANAGER, cases, lambda *details: seen.append(details), scoring="promise12")
+    for row, (_, _, mask, reference, grid) in zip(rows, seen, strict=True):
+        assert row["promise12"] == region_metrics(mask, reference, grid)
+        assert row["promise12"]["dice_whole"] == row["dice"]
+    assert "promise12" not in evaluate_cases(bright(), MANAGER, cases[:1])[0]
+    assert "promise12" not in evaluate_cases(bright_halves(), THREE_CLASSES, [halved], scoring="promise12")[0]
 
 
 def test_missing_label_and_no_cases(cases):

@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
+import predict as predict_script
 from src.checkpoint import Checkpoint, load_checkpoint
 from src.data import Case
+from src.data.volume_files import read_volume
 from src.errors import UserError
 from src.inference import export
-from src.inference.bundle import file_sha256, max_difference, read_bundle
+from src.inference.bundle import check_golden, file_sha256, load_bundle_predictor, max_difference, read_bundle
 from src.inference.evaluate import load_native
 from src.inference.export import SAMPLE_DATA, compare_kernels, export_checkpoint, golden_case
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor, recipe_of
@@ -20,6 +22,7 @@ from src.ops.select import stock_kernels
 from tests.inference.helpers import bright_case
 
 RECIPE = {"task": "promise12"}
+IMAGE = SAMPLE_DATA / "img" / "Case29.mhd"
 
 
 @pytest.fixture
@@ -51,6 +54,50 @@ def test_recipe_says_all_that_another_program_needs(bundle, checkpoint_path):
     assert "Task04_Hippocampus" in content["golden"]["source"]
     assert "CC-BY-SA 4.0" in content["golden"]["source"]
     assert content["versions"]["mindspore"]
+
+
+@pytest.fixture(scope="module")
+def classes_bundle(classes_checkpoint_path, tmp_path_factory):
+    """A bundle of a network of three classes that predicts by windows."""
+    folder = tmp_path_factory.mktemp("exported classes")
+    return read_bundle(export_checkpoint(classes_checkpoint_path, str(folder / "vnet"), ("MINDIR", "ONNX")))
+
+
+def test_bundle_of_classes_and_windows(classes_bundle, classes_checkpoint_path):
+    content = classes_bundle.content
+    assert content["format_version"] == 2
+    assert content["preprocessing"]["classes"] == 3
+    assert content["preprocessing"]["patches"] is True
+    assert content["postprocessing"] == {"argmax": True, "largest_component": True, "connectivity": "faces"}
+    assert (content["window"]["size"], content["window"]["overlap"]) == ([16, 16, 16], 0.25)
+    batch, expected = classes_bundle.golden()
+    assert batch.shape == (1, 1, 16, 16, 16)
+    assert expected.shape == (1, 3, 16, 16, 16)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-5)
+    for kind, bound in (("MINDIR", 1e-5), ("ONNX", 1e-4)):
+        model = content["models"][kind]
+        assert model["output"]["shape"] == [1, 3, 16, 16, 16]
+        assert model["output"]["layout"] == "NCXYZ"
+        assert model["max_difference"] <= bound
+    exported, _ = load_bundle_predictor(classes_bundle.folder)
+    assert check_golden(exported, classes_bundle) <= 1e-5
+
+
+def test_classes_are_predicted_from_a_bundle_as_from_its_checkpoint(classes_bundle, classes_checkpoint_path, tmp_path):
+    loaded = load_native(Case("Case29", IMAGE), classes_bundle.manager)
+    assert max(loaded.block_image.shape) > 16  # several windows
+    for source in (["--bundle", str(classes_bundle.folder)], ["--ckpt_path", str(classes_checkpoint_path)]):
+        arguments = [*source, "--input", str(IMAGE), "--output", str(tmp_path / source[0])]
+        assert predict_script.main(arguments) == 0
+    mask, other = (read_volume(tmp_path / source / "Case29_test.mhd")[0] for source in ("--bundle", "--ckpt_path"))
+    assert np.count_nonzero(mask != other) <= 3  # a voxel may lie between two classes
+    assert len(np.unique(mask)) > 1
+
+
+def test_version_1_is_what_older_programs_can_read(bundle):
+    assert bundle.content["format_version"] == 1
+    assert "window" not in bundle.content
+    assert "classes" not in bundle.content["preprocessing"]
 
 
 def test_golden_pair_is_the_checkpoints_answer_to_a_real_case(bundle, predictor):

@@ -10,14 +10,16 @@ import pytest
 
 from src.checkpoint import Checkpoint
 from src.config import load_recipe
-from src.data.data_manager import read_volume
 from src.data.split import write_split
+from src.data.volume_files import read_volume
 from src.errors import DataError, UserError
 from src.inference.output import OutputFolders, evaluate_split, output_folders
+from src.metrics.promise12 import KEYS
 from tests.data.helpers import OBLIQUE
-from tests.inference.helpers import GRID, bright, bright_case, nothing
+from tests.inference.helpers import GRID, FunctionPredictor, bright, bright_case, bright_halves, nothing
 
-RECIPE = load_recipe(overrides=["VolSize=[32,32,32]", "dstRes=[1.5,1.5,1.5]"])
+OVERRIDES = ["VolSize=[32,32,32]", "dstRes=[1.5,1.5,1.5]"]
+RECIPE = load_recipe(overrides=OVERRIDES)
 
 
 @pytest.fixture
@@ -34,10 +36,10 @@ def data(tmp_path):
     return tmp_path
 
 
-def evaluate(data: Path, predictor, save_predictions: bool = True, **state):
+def evaluate(data: Path, predictor, save_predictions: bool = True, recipe=RECIPE, **state):
     checkpoint = Checkpoint(data / "run" / "ckpt" / "best.ckpt", {}, {"epoch": 2, **state})
-    folders = output_folders(checkpoint.path, RECIPE)
-    return evaluate_split(predictor, RECIPE, checkpoint, data / "data", data / "val.csv", folders, save_predictions)
+    folders = output_folders(checkpoint.path, recipe)
+    return evaluate_split(predictor, recipe, checkpoint, data / "data", data / "val.csv", folders, save_predictions)
 
 
 def test_folders(data):
@@ -45,6 +47,10 @@ def test_folders(data):
     assert output_folders(in_run, RECIPE) == OutputFolders(data / "run", data / "run" / "results/prediction")
     elsewhere = OutputFolders(Path("results/infer"), Path("results/prediction"))
     assert output_folders(data / "x.ckpt", RECIPE) == elsewhere
+    with pytest.raises(UserError, match="found 2 checkpoints, .* say with --output_dir where the results go"):
+        output_folders([in_run, data / "x.ckpt"], RECIPE)
+    assert output_folders([in_run], RECIPE) == output_folders(in_run, RECIPE)
+    assert output_folders([in_run, data / "x.ckpt"], RECIPE, data / "o").results == data / "o"
     asked = OutputFolders(data / "o", data / "o" / "results/prediction")
     assert output_folders(in_run, RECIPE, data / "o") == asked
 
@@ -112,6 +118,64 @@ def test_cases_that_were_trained_on_are_named(data, caplog):
     evaluate(data, nothing(), save_predictions=False, train_names=["Case01.mhd", "Case07.mhd"])
     assert "1 of 2 cases are named like training cases (Case01.mhd)" in caplog.text
     assert "named like training cases" in (data / "run" / "report.html").read_text()
+
+
+def test_promise12_tables_come_with_the_scoring(data, caplog):
+    with caplog.at_level(logging.INFO):
+        rows = evaluate(data, bright(), save_predictions=False)
+    table = pd.read_csv(data / "run" / "promise12.csv")
+    assert table["case_id"].tolist() == ["Case00", "Case01"]
+    assert set(KEYS) <= set(table)
+    assert table["dice_whole"].tolist() == pytest.approx([row["dice"] for row in rows], abs=1e-12)
+    assert json.loads((data / "run" / "promise12.json").read_text())["cases"] == 2
+    assert sum("PROMISE12" in record.getMessage() for record in caplog.records) == 1
+    assert "promise12" not in rows[0]
+
+    for name in ("promise12.csv", "promise12.json"):
+        (data / "run" / name).unlink()
+    write_split(data / "val.csv", ["Case00.mhd"])
+    evaluate(data, bright(), recipe=load_recipe(overrides=[*OVERRIDES, "scoring=none"]), save_predictions=False)
+    assert not list((data / "run").glob("promise12*"))
+
+
+def test_largest_component_of_the_recipe(data):
+    def two_boxes(image):
+        answer = np.zeros_like(image)
+        answer[12:20, 12:20, 12:20] = answer[8:10, 8:10, 8:10] = 1
+        return answer
+
+    write_split(data / "val.csv", ["Case00.mhd"])
+    volumes = [evaluate(data, FunctionPredictor(two_boxes), recipe=load_recipe(overrides=[*OVERRIDES, *more]),
+                        save_predictions=False)[0]["volume_ml_prediction"]
+               for more in ([], ["largest_component=false"])]
+    # 8 x 8 x 8 voxels of 1.5 mm are 1.728 ml, 2 x 2 x 2 are 0.027 ml; the image's own grid is another.
+    assert volumes[0] == pytest.approx(1.728, rel=0.1)
+    assert 0.01 < volumes[1] - volumes[0] < 0.05
+
+
+def test_three_classes_are_written(data, caplog):
+    for name, radii in (("Case00", (8, 9, 10)), ("Case01", (5, 6, 7))):
+        bright_case(data / "data", name, radii, halves=True)
+    recipe = load_recipe("vnet_hippocampus", overrides=[*OVERRIDES, "task=promise12", "scoring=promise12"])
+    with caplog.at_level(logging.INFO):
+        rows = evaluate(data, bright_halves(), recipe=recipe)
+    table = pd.read_csv(data / "run" / "metrics.csv")
+    assert table["dice_mean"].tolist() == pytest.approx([row["dice_mean"] for row in rows])
+    assert f"avg_dice_of_classes: {table['dice_mean'].mean():.4f}" in caplog.text
+    mask, _ = read_volume(data / "run" / "results" / "prediction" / "Case00_test.mhd")
+    assert set(np.unique(mask)) == {0, 1, 2}
+    assert not list((data / "run").glob("promise12*"))  # the challenge knows one organ
+
+
+def test_ensemble_names_its_members(data, caplog):
+    members = [Checkpoint(data / "run" / "ckpt" / "best.ckpt", {}, {"epoch": 2, "train_names": ["Case01.mhd"]}),
+               Checkpoint(data / "other.ckpt", {}, {"train_names": ["Case00.mhd"]})]
+    folders = output_folders([member.path for member in members], RECIPE, data / "out")
+    evaluate_split(nothing(), RECIPE, members, data / "data", data / "val.csv", folders, save_predictions=False)
+    report = (data / "out" / "report.html").read_text()
+    assert "Evaluation of an ensemble of 2: run/best.ckpt, other.ckpt" in report
+    assert "Learning curves" not in report
+    assert "2 of 2 cases are named like training cases (Case00.mhd, Case01.mhd)" in caplog.text
 
 
 def test_output_folder_that_is_a_file(data):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from src.inference.postprocess import Postprocess, largest_component, probability_to_mask
+from src.config import load_recipe
+from src.inference.postprocess import Postprocess, largest_component, most_probable_class, probability_to_mask
 
 
 def test_threshold_is_exclusive():
@@ -54,6 +55,46 @@ def test_input_is_left_alone():
     mask[0, 0, 0] = mask[2, 2, 2] = 1
     largest_component(mask)
     assert mask.sum() == 2
+
+
+def test_most_probable_class():
+    #                        0    tie  tie  1    2    all equal
+    probability = np.array([[0.5, 0.4, 0.2, 0.1, 0.3, 0.25],
+                            [0.3, 0.4, 0.4, 0.7, 0.3, 0.25],
+                            [0.2, 0.2, 0.4, 0.2, 0.4, 0.25]], np.float32).reshape(3, 1, 2, 3)
+    mask = most_probable_class(probability)
+    assert mask.dtype == np.uint8
+    assert mask.shape == (1, 2, 3)
+    assert mask.ravel().tolist() == [0, 0, 1, 1, 2, 0]
+    many = np.random.default_rng(0).random((5, 4, 5, 6)).astype(np.float32)
+    before = many.copy()
+    np.testing.assert_array_equal(most_probable_class(many), many.argmax(axis=0))
+    np.testing.assert_array_equal(many, before)
+
+
+def test_largest_component_of_all_classes_together():
+    truth = np.zeros((6, 3, 3), np.uint8)
+    truth[0:2, 1, 1] = 1  # two voxels, beside two of class 2: a component of four
+    truth[2:4, 1, 1] = 2
+    truth[5] = 0
+    truth[5, :, 0] = 1  # three voxels of class 1: its largest, but not of the foreground
+    probability = np.stack([(truth == number) * 0.9 + 0.05 for number in range(3)]).astype(np.float32)
+    np.testing.assert_array_equal(Postprocess(largest_component=False).mask(probability), truth)
+    expected = truth.copy()
+    expected[5] = 0
+    found = Postprocess().mask(probability)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_recipe_says_whether_only_the_largest_component_is_kept():
+    assert Postprocess.from_recipe(load_recipe()) == Postprocess()
+    assert Postprocess.from_recipe(load_recipe("unet3d_brain")) == Postprocess()  # has no such key
+    recipe = load_recipe(overrides=["largest_component=false"])
+    probability = np.zeros((3, 3, 3), np.float32)
+    probability[0, 0, 0], probability[2, 2, 1:] = 0.9, 0.6
+    assert Postprocess.from_recipe(recipe).mask(probability).sum() == 3
+    assert Postprocess.from_recipe(load_recipe()).mask(probability).sum() == 2
 
 
 def test_postprocess_options():

@@ -49,7 +49,7 @@ def test_mode_is_restored(predictor, training, tmp_path, monkeypatch):
 def test_training_and_validation_compile_once_each(backend):
     # A network of two layers with all that acts differently in training, since a V-Net takes long to compile.
     network = nn.SequentialCell(ConvUnit(1, 4, 5, act="elu"), ChannelDropout(0.5, 1), ConvUnit(4, 2, 1, norm=False))
-    step = TrainStep(network, build_loss("dice"), load_recipe(), backend)
+    step = TrainStep(network, build_loss({"loss": "dice"}), load_recipe(), backend)
     predictor = NetworkPredictor(network)
     image = block()[:16, :16, :16]
     batch, label = Tensor(image[None, None]), Tensor((image > 0)[None].astype(np.float32))

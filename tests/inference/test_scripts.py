@@ -1,6 +1,7 @@
 """eval.py, predict.py and export.py from their command lines, on a tiny checkpoint and the sample."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ def test_eval_then_predict(checkpoint_path, tmp_path, capsys):
     assert lines[-1].startswith("avg_dice: 0.")
     assert 0 <= float(lines[-1].split()[1]) <= 1
     found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert found == ["metrics.csv", "report.html", "results/prediction/Case24_test.mhd",
-                     "results/prediction/Case24_test.zraw", "summary.json"]
+    assert found == ["metrics.csv", "promise12.csv", "promise12.json", "report.html",
+                     "results/prediction/Case24_test.mhd", "results/prediction/Case24_test.zraw", "summary.json"]
 
     image = SAMPLE_DATA / "img" / "Case24.mhd"
     arguments = ["--ckpt_path", str(checkpoint_path), "--input", str(image), "--output", str(tmp_path / "mask")]
@@ -44,6 +45,23 @@ def test_eval_then_predict(checkpoint_path, tmp_path, capsys):
     evaluated, predicted = out / "results/prediction/Case24_test.zraw", tmp_path / "mask" / "Case24_test.zraw"
     assert predicted.read_bytes() == evaluated.read_bytes()
     assert "foreground" in capsys.readouterr().out
+
+
+def test_several_checkpoints_are_one_ensemble(checkpoint_path, tmp_path, capsys):
+    second = shutil.copyfile(checkpoint_path, tmp_path / "second.ckpt")
+    split = tmp_path / "one.csv"
+    write_split(split, ["Case24.mhd"])
+    checkpoints = ["--ckpt_path", str(checkpoint_path), str(second), "--set", "scoring=none", "largest_component=false"]
+    arguments = [*checkpoints, "--data_path", str(SAMPLE_DATA), "--eval_split_file_path", str(split)]
+    assert eval_script.main(arguments) == 2
+    assert "found 2 checkpoints, which are evaluated as one ensemble" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert eval_script.main([*arguments, "--output_dir", str(out)]) == 0
+    assert "an ensemble of 2: checkpoint_vnet-7_3.ckpt, second.ckpt" in (out / "report.html").read_text()
+    arguments = [*checkpoints, "--input", str(SAMPLE_DATA / "img" / "Case24.mhd"), "--output", str(tmp_path / "mask")]
+    assert predict_script.main(arguments) == 0
+    assert (tmp_path / "mask" / "Case24_test.zraw").read_bytes() == (
+        out / "results/prediction/Case24_test.zraw").read_bytes()
 
 
 def test_eval_on_several_ranks_joins_them(checkpoint_path, tmp_path, monkeypatch, capsys):

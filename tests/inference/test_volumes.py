@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from src.data.data_manager import read_volume, write_volume
 from src.data.geometry import Geometry
+from src.data.volume_files import read_volume, write_volume
 from src.errors import DataError, UserError
 from src.inference.volumes import find_volumes, predict_volumes
 from tests.data.helpers import OBLIQUE
-from tests.inference.helpers import GRID, MANAGER, FunctionPredictor, bright, bright_volume, nothing
+from tests.inference.helpers import (
+    GRID,
+    MANAGER,
+    THREE_CLASSES,
+    FunctionPredictor,
+    bright,
+    bright_halves,
+    bright_volume,
+    nothing,
+)
 
 TILTED = Geometry((30, 24, 18), (1.1, 1.3, 1.9), (-57.68, 82.36, -27.08), OBLIQUE.direction)
 
@@ -167,6 +176,16 @@ def test_empty_prediction_is_written(tmp_path):
     write_volume(tmp_path / "in" / "a.mha", bright_volume(GRID, (8, 9, 10))[0], GRID)
     (written,) = predict(tmp_path / "in", tmp_path / "out", nothing())
     assert read_volume(written)[0].sum() == 0
+
+
+def test_classes_are_written_and_their_volumes_logged(tmp_path, caplog):
+    write_volume(tmp_path / "in" / "a.mha", bright_volume(GRID, (8, 9, 10))[0], GRID)
+    with caplog.at_level(logging.INFO):
+        (written,) = predict_volumes(bright_halves(), THREE_CLASSES, tmp_path / "in", tmp_path / "out", {}, "a test")
+    mask, _ = read_volume(written)
+    first, second = (np.sum(mask == number) * 1.875 / 1000 for number in (1, 2))
+    assert min(first, second) > 1  # of 3.016 ml
+    assert f"foreground {first + second:.2f} ml (class 1: {first:.2f}, class 2: {second:.2f}) -> " in caplog.text
 
 
 def test_nothing_to_predict(tmp_path):

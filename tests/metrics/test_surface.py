@@ -185,3 +185,26 @@ def test_bounding_box():
     assert bounding_box(box((2, 3, 4), (6, 5, 7))) == (slice(2, 6), slice(3, 5), slice(4, 7))
     with pytest.raises(ValueError, match="empty mask"):
         bounding_box(np.zeros((2, 2), dtype=bool))
+
+
+def test_part_of_the_image():
+    # Two bars along z, the prediction's 1 and 3 voxels away in x; below z = 4 only the first offset counts.
+    reference = mask_of(*((2, 2, z) for z in range(8)))
+    prediction = mask_of(*((3 if z < 4 else 5, 2, z) for z in range(8)))
+    low = np.zeros(reference.shape, dtype=bool)
+    low[..., :4] = True
+    assert values(surface_distances(prediction, reference, (1, 1, 10), low)) == (1, 1, 1)
+    # Above, the reference's voxel at z = 4 is 3 mm away from the prediction, its lower neighbour is 10 mm away.
+    assert values(surface_distances(prediction, reference, (1, 1, 10), ~low)) == (3, 3, 3)
+    assert values(surface_distances(prediction, reference, (1, 1, 10), low | ~low)) == values(
+        surface_distances(prediction, reference, (1, 1, 10)))
+
+
+def test_part_with_one_surface_or_none():
+    reference, prediction = box((2, 2, 0), (5, 5, 2)), box((2, 2, 0), (5, 5, 6))
+    part = np.zeros(reference.shape, dtype=bool)
+    part[..., 4:] = True
+    diagonal = np.linalg.norm([12 * 0.5, 10 * 0.75, 8 * 3.0])
+    assert values(surface_distances(prediction, reference, SPACING, part)) == pytest.approx([diagonal] * 3)
+    part[..., :6] = False
+    assert values(surface_distances(prediction, reference, SPACING, part)) == (0, 0, 0)

@@ -7,7 +7,8 @@ from mindspore import Tensor, nn, ops
 
 from src.config import load_recipe
 from src.networks import ForegroundProbability, VNet, build_network
-from src.ops import ChannelDropout
+from src.networks.vnet import OutputTransition
+from src.ops import ChannelDropout, ConvUnit, select
 from src.ops.activation import ChannelPReLU
 from src.ops.cpu.unit_op import ALGORITHMS, UnitOp
 
@@ -82,7 +83,20 @@ class SumOfSquares(nn.Cell):
         self.network = network
 
     def construct(self, x):
-        return ops.reduce_sum(ops.square(self.network(x)))
+        logits = self.network(x)
+        if not isinstance(logits, tuple):
+            return ops.reduce_sum(ops.square(logits))
+        total = 0.0
+        for output in logits:
+            total = total + ops.reduce_sum(ops.square(output))
+        return total
+
+
+def gradients_of(network, x):
+    """Return the gradient of the outputs' sum of squares at each weight, by name."""
+    weights = network.trainable_params()
+    found = ops.GradOperation(get_by_list=True)(SumOfSquares(network), ms.ParameterTuple(weights))(x)
+    return {weight.name: gradient.asnumpy() for weight, gradient in zip(weights, found, strict=True)}
 
 
 @pytest.mark.parametrize("variant", ["default", "paper"])
@@ -93,15 +107,77 @@ def test_shape_and_a_gradient_through_every_parameter(variant):
     network.set_train(False)
     assert network(x).shape == (2, 2, 16, 32, 16)
     network.set_train(True)
-    weights = network.trainable_params()
-    gradients = ops.GradOperation(get_by_list=True)(SumOfSquares(network), ms.ParameterTuple(weights))(x)
-    normed_bias = {"default": ".bias"}.get(variant)
-    for weight, gradient in zip(weights, gradients, strict=True):
-        value = np.abs(gradient.asnumpy()).max()
-        assert np.isfinite(value), weight.name
+    for name, gradient in gradients_of(network, x).items():
+        value = np.abs(gradient).max()
+        assert np.isfinite(value), name
         # A bias before batch norm has no gradient by design: the mean is subtracted again.
-        if not (normed_bias and weight.name.endswith(normed_bias)) or weight.name.startswith("output.last"):
-            assert value > 0, weight.name
+        if variant != "default" or not name.endswith(".bias") or name.startswith("output.last"):
+            assert value > 0, name
+
+
+def test_classes_set_the_number_of_logits():
+    network = build_network(load_recipe(overrides=["classes=5", "base_channels=1"]))
+    network.set_train(False)
+    assert network(Tensor(np.zeros((1, 1, 16, 16, 16), np.float32))).shape == (1, 5, 16, 16, 16)
+    wide = build_network(load_recipe("vnet_hippocampus"))
+    # The output's 5³ convolution from 32 channels with its norm, and the last one.
+    assert count(wide) == 45_600_316 + conv(32, 3, 5) - conv(32, 2, 5) + 2 + conv(3, 3, 1) - conv(2, 2, 1)
+
+
+def test_deep_supervision_adds_heads_and_changes_nothing_else():
+    networks = []
+    for value in ("false", "true"):
+        ms.set_seed(3)
+        networks.append(build_network(load_recipe(overrides=["base_channels=2", "classes=3", "dropout=0",
+                                                             f"deep_supervision={value}"])))
+    plain, deep = ({p.name: p.asnumpy() for p in network.get_parameters()} for network in networks)
+    heads = {f"heads.{i}.conv.{part}": shape for i, width in enumerate((32, 16, 8))
+             for part, shape in (("weight", (3, width, 1, 1, 1)), ("bias", (3,)))}
+    assert {name: value.shape for name, value in deep.items() if name not in plain} == heads
+    for name, value in plain.items():
+        np.testing.assert_array_equal(deep[name], value)
+    x = Tensor(np.random.default_rng(0).normal(size=(2, 1, 16, 32, 16)).astype(np.float32))
+    network = networks[1].set_train(True)
+    assert [tuple(logits.shape) for logits in network(x)] == [(2, 3, 16, 32, 16), (2, 3, 8, 16, 8), (2, 3, 4, 8, 4),
+                                                             (2, 3, 2, 4, 2)]
+    for name, gradient in gradients_of(network, x).items():
+        if name.startswith("heads") or not name.endswith(".bias"):
+            assert np.abs(gradient).max() > 0, name
+    network.set_train(False)
+    assert network(x).shape == (2, 3, 16, 32, 16)
+
+
+class LastStages(nn.Cell):
+    """The output transition and a head, from as many channels as in the paper, which the kernels need."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.output = OutputTransition(32, classes, 1, "elu", norm=True, first_conv=True)
+        self.head = ConvUnit(32, classes, 1, norm=False)
+        # Of a normalised volume the sum of squares alone has hardly a gradient.
+        self.shift = Tensor(np.random.default_rng(1).normal(size=(2, classes, 16, 8, 12)).astype(np.float32))
+
+    def construct(self, x):
+        return self.output(x) + self.shift, self.head(x)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 9])
+def test_logits_of_any_number_of_classes_on_the_cpu_kernels(library, monkeypatch, classes):
+    """Nine are more than the kernels' form of the output takes."""
+    x = Tensor(np.random.default_rng(0).normal(size=(2, 32, 16, 8, 12)).astype(np.float32))
+    results = []
+    for served in (None, library):
+        monkeypatch.setattr(select, "_library", served)
+        monkeypatch.setattr(select, "_decided", True)
+        ms.set_seed(3)
+        network = LastStages(classes).set_train(True)
+        results.append(([logits.asnumpy() for logits in network(x)], gradients_of(network, x)))
+    (stock, expected), (served, found) = results
+    for a, b in zip(served, stock, strict=True):
+        assert np.linalg.norm(a - b) < 5e-5 * np.linalg.norm(b)
+    for name, gradient in expected.items():
+        if not name.endswith("output.first.conv.bias"):  # before batch norm: none but rounding
+            assert np.linalg.norm(found[name] - gradient) < 1e-4 * np.linalg.norm(gradient), name
 
 
 def test_probability_is_the_softmax_of_class_1():

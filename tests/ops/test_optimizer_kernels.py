@@ -164,3 +164,24 @@ def test_each_element_is_taken_once_wherever_the_shares_meet(library, sizes, thr
             np.testing.assert_allclose(moment, 1 - BETA1, rtol=1e-6)  # twice would give 0.19
     finally:
         library.set_threads(2)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_average_moves_by_the_share_and_not_at_all_at_zero(library, threads):
+    averages, values, out = tensors(4), tensors(5), np.full(1, -1, np.float32)
+    expected = [0.9 * a.astype(np.float64) + 0.1 * b for a, b in zip(averages, values, strict=True)]
+    library.set_threads(threads)
+    try:
+        library.call("AverageUpdate", [np.array(0.1, np.float32), *averages, *values], [out])
+        for found, wanted in zip(averages, expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+        assert out[0] == sum(a.size for a in averages)
+        before = [a.copy() for a in averages]
+        nan = [np.full_like(value, np.nan) for value in values]
+        library.call("AverageUpdate", [np.array(0, np.float32), *averages, *nan], [out])
+    finally:
+        library.set_threads(2)
+    for found, wanted in zip(averages, before, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(RuntimeError, match="average 3 has another size"):
+        library.call("AverageUpdate", [np.array(1, np.float32), *averages, *values[:3], *values[4:], values[3]], [out])

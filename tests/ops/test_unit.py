@@ -39,7 +39,7 @@ class SmallVNet(nn.Cell):
 class LossAndGradients(nn.Cell):
     def __init__(self, network: nn.Cell):
         super().__init__(auto_prefix=False)
-        self.network = nn.WithLossCell(network, build_loss("dice_ce"))
+        self.network = nn.WithLossCell(network, build_loss({"loss": "dice_ce"}))
         self.weights = ms.ParameterTuple(network.trainable_params())
         self.grad = ops.value_and_grad(self.network, None, self.weights)
 

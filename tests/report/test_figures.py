@@ -99,6 +99,26 @@ def test_aspect_ratio_is_that_of_the_voxels():
     assert overlay_array(GREY, spacing=(0.25, 1.0, 3.0), slices=[2]).shape == (600, 150, 3)
 
 
+def test_each_class_has_a_colour_of_its_own():
+    # Class 1 in x 6 to 12, class 2 from there to 22, in the reference; the prediction's classes end at 10 and 18.
+    reference = box((6, 7, 1), (12, 23, 5)) + 2 * box((12, 7, 1), (22, 23, 5))
+    prediction = box((8, 7, 1), (10, 23, 5)) + 2 * box((10, 7, 1), (18, 23, 5))
+    picture = overlay_array(GREY, None, reference, slices=[2])
+    assert is_green(vertical_edge(picture, 6))
+    assert vertical_edge(picture, 22) == pytest.approx((0x22, 0xC3, 0xE6), abs=40), "class 2 is cyan"
+    picture = overlay_array(GREY, prediction, None, slices=[2])
+    assert is_red(vertical_edge(picture, 8))
+    assert vertical_edge(picture, 18) == pytest.approx((0xFF, 0xA3, 0x1A), abs=40), "class 2 is orange"
+    # The border between two classes is drawn by both, the higher class on top.
+    assert vertical_edge(picture, 10) == pytest.approx((0xFF, 0xA3, 0x1A), abs=40)
+    assert is_grey(vertical_edge(picture, 14))
+
+
+def test_class_2_alone_keeps_its_colour():
+    picture = overlay_array(GREY, 2 * box((6, 7, 1), (22, 23, 5)), None, slices=[2])
+    assert vertical_edge(picture, 6) == pytest.approx((0xFF, 0xA3, 0x1A), abs=40)
+
+
 def test_png_shows_the_same_picture():
     png = overlay_png(GREY, PREDICTION, REFERENCE, spacing=(1, 1, 3), columns=4)
     decoded = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -183,6 +183,35 @@ def test_without_pictures_and_flags(tmp_path, cases, history):
     assert "0 of 3 cases flagged" in page.all("body")[0]["text"]
 
 
+def test_several_classes_have_a_table_of_their_own(tmp_path):
+    reference = box(8) + 2 * box(16, 4)
+    predictions = {"Case01": reference, "Case02": box(8) + 2 * box(18, 4), "Case03": box(8)}
+    rows = [evaluate_case(case_id, mask, reference, (0.5, 0.5, 3.0), 3) for case_id, mask in predictions.items()]
+    pictures = {"Case02": overlay_png(np.zeros((24, 24, 6)), predictions["Case02"], reference)}
+    path = tmp_path / "report.html"
+    write_report(path, "Run", {"classes": 3}, rows, summarise(rows), None, pictures, versions={})
+    page = Page(path.read_text(encoding="utf-8"))
+    assert [head["text"] for head in page.all("h2")][:2] == ["Metrics, all classes as one foreground",
+                                                             "Metrics of each class"]
+    heads = [cell["text"].replace(" mm", "") for cell in page.all("th", inside="thead")]
+    assert heads[:2] == ["Case", "Dice"] and heads[len(METRICS) + 1] == "Flag"
+    assert heads[len(METRICS) + 2:] == ["Case", "Mean Dice", "Dice 1", "HD95 1", "ABD 1", "Dice 2", "HD95 2", "ABD 2"]
+    names = [cell["text"] for cell in page.all("th", inside="tbody")]
+    assert names == ["Case03", "Case02", "Case01"] * 2
+    values = [float(cell["data-value"]) for cell in page.all("td", inside="tbody") if "data-value" in cell]
+    of_classes = np.reshape(values[3 * len(METRICS):], (3, 7))
+    assert of_classes[:, 4] == pytest.approx([0, 0.5, 1]), "Dice of class 2"
+    assert of_classes[:, 0] == pytest.approx([0.5, 0.75, 1]), "mean over both"
+    tile = page.all("dl")[0]["text"]
+    assert "Mean Dice of classes" in tile and "0.7500" in tile and "Dice 1: 1.0000, Dice 2: 0.5000" in tile
+    keys = [element["text"] for element in page.all("span") if element.get("class") == "key"]
+    assert keys == ["Prediction, class 1", "Prediction, class 2", "Reference (ground truth), class 1",
+                    "Reference (ground truth), class 2"]
+    assert "#ffa31a" in page.all("i")[1]["style"] and "#22c3e6" in page.all("i")[3]["style"]
+    assert "Dice 2 0.5000" in page.all("figcaption")[0]["text"]
+    assert "class 2: empty prediction in 1 (counted as Dice 0" in page.all("body")[0]["text"]
+
+
 def test_rows_need_their_summary(tmp_path, cases):
     rows = cases[0]
     for summary in (None, summarise(rows[:2])):

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from src.data import prostate
-from src.data.data_manager import read_case, read_volume, write_volume
+from src.data.case_files import read_case
 from src.data.geometry import Geometry
 from src.data.split import read_split
+from src.data.volume_files import read_volume, write_volume
 
 REPO = Path(__file__).parents[2]
 GRID = Geometry((6, 5, 4), (1, 1, 1), (-1, -1, 1), (-1, 0, 0, 0, -1, 0, 0, 0, 1))

@@ -58,7 +58,7 @@ def train(channel: Any, rank: int, split: int, whole: bool) -> dict[str, np.ndar
     """Take `STEPS` steps of the 3-D U-Net or of two blocks; return losses, norms and the network's parameters."""
     ms.set_seed(RECIPE.seed)
     network = build_network(RECIPE) if whole else TwoBlocks()
-    step = MicroBatchStep(network, build_loss(RECIPE.loss), RECIPE, rank, split, channel)
+    step = MicroBatchStep(network, build_loss(RECIPE), RECIPE, rank, split, channel)
     step.set_train(True)
     losses, norms = [], []
     for number in range(STEPS):

@@ -32,7 +32,7 @@ SIZE = (16, 16, 16)
 # Stochastic gradient descent, since Adam divides by the size of a gradient: a convolution's bias before batch norm has
 # a gradient of zero but for rounding, which Adam would blow up to the size of the rate.
 RUNS = {
-    "paper": ["variant=paper", "optimizer=adam", "lr=0.001"],
+    "paper": ["variant=paper", "optimizer=adam", "lr=0.001", "ema_decay=0.9"],
     "sync_bn": ["sync_bn=true", "optimizer=sgd", "momentum=0.9", "lr=0.01"],
     "own_bn": ["optimizer=sgd", "momentum=0.9", "lr=0.01"],
 }
@@ -80,19 +80,20 @@ def samples() -> list[Sample]:
 
 
 def train(run: str, batch_size: int, backend: Backend) -> dict[str, np.ndarray]:
-    """Take `STEPS` steps without dropout and return the losses, and the network's parameters by name."""
+    """Take `STEPS` steps without dropout; return losses, and by name the network's parameters and their averages."""
     recipe = load_recipe(overrides=["base_channels=2", f"VolSize={list(SIZE)}", f"batch_size={batch_size}", "dropout=0",
                                     *RUNS[run]])
     ms.set_seed(recipe.seed)
     network = build_network(recipe, backend.rank, backend.world_size)  # sets what units are made by
     network = {"sync_bn": OneStage, "own_bn": TwoUnits}.get(run, lambda: network)()
-    step = TrainStep(network, build_loss(recipe.loss), recipe, backend)
+    step = TrainStep(network, build_loss(recipe), recipe, backend)
     step.set_train()
     loader = BatchLoader(samples(), batch_size, recipe.seed, backend.rank, backend.world_size)
     batches = [batch for epoch in range(1, 3) for batch in loader.epoch(epoch)][:STEPS]
     losses = [step(Tensor(batch.image), Tensor(batch.label), Tensor(recipe.lr, ms.float32))[0].asnumpy().item()
               for batch in batches]
-    return {"losses": np.array(losses), **{p.name: p.asnumpy() for p in network.get_parameters()}}
+    return {"losses": np.array(losses),
+            **{p.name: p.asnumpy() for cell in (network, step.average) if cell for p in cell.get_parameters()}}
 
 
 def overflow(backend: Backend) -> dict[str, object]:

@@ -10,7 +10,10 @@ from mindspore import Tensor
 from src.backend import Backend
 from src.checkpoint import BEST_NAME, LaterVersion, checkpoint_name, load_checkpoint, save_checkpoint
 from src.config import apply_overrides, load_recipe
+from src.data.augment import Augmentation
+from src.data.patches import PatchSampler
 from src.errors import DataError, UserError
+from src.inference.sliding_window import WindowPredictor
 from src.training import build as module
 from src.training.build import build_trainer, check_data
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, SharedStatistics, Validation
@@ -42,13 +45,51 @@ def resumed(plan: RunPlan, state: dict, epochs: int = 8) -> RunPlan:
 def test_every_setting_arrives(plan):
     trainer = build_trainer(plan, Backend("CPU"))
     assert (trainer.base_lr, trainer.total_steps) == (0.25, 16)
-    assert (trainer.loader.batch_size, trainer.loader.seed, trainer.loader.augmented) == (2, 11, True)
+    assert (trainer.loader.batch_size, trainer.loader.seed) == (2, 11)
+    assert trainer.loader.augmentation == Augmentation.from_recipe(RECIPE)
+    assert trainer.loader.patches is None
     assert [type(callback) for callback in trainer.callbacks] == [LossLog, ProgressBar, Validation, History,
                                                                  CheckpointSaver]
     validation, saver = trainer.callbacks[2], trainer.callbacks[4]
     assert (validation.every, validation.patience) == (3, 4)
     assert (saver.every, saver.keep, saver.folder) == (2, 5, plan.run_dir / "ckpt")
     assert saver.run_state["train_names"] == plan.train_names
+
+
+def test_patches_and_augmentation_are_as_the_recipe_says(plan):
+    recipe = apply_overrides(plan.recipe, {"patches": True, "patches_per_case": 2, "augment": False})
+    loader = build_trainer(replace(plan, recipe=recipe), Backend("CPU")).loader
+    assert loader.augmentation is None
+    assert loader.patches == PatchSampler.from_recipe(recipe)
+    assert loader.steps_per_epoch == 3
+
+
+def test_validation_sees_the_averaged_weights_and_windows_and_training_the_newest(plan, monkeypatch):
+    recipe = apply_overrides(plan.recipe, {"ema_decay": 0.9, "patches": True, "classes": 2, "deep_supervision": True})
+    trainer = build_trainer(replace(plan, recipe=recipe), Backend("CPU"))
+    bias = trainer.step.network.input.conv.bias
+    average = next(p for p in trainer.step.average.averages if p.name == "ema.input.conv.bias")
+    bias.set_data(Tensor(np.array([1.0], np.float32)))
+    average.set_data(Tensor(np.array([2.0], np.float32)))
+    seen = []
+
+    def run(self, predictor):
+        seen.append((bias.asnumpy().item(), type(predictor)))
+        return "result"
+
+    monkeypatch.setattr(module.ValidationSet, "run", run)
+    assert trainer.callbacks[2].validate() == "result"
+    assert seen == [(2.0, WindowPredictor)]
+    assert bias.asnumpy() == 1
+
+
+def test_a_resumed_run_goes_on_from_the_newest_weights_and_their_average(plan):
+    plan = replace(plan, recipe=apply_overrides(plan.recipe, {"ema_decay": 0.9}))
+    state = TrainingState(epoch=3, step=6)
+    trainer = build_trainer(resumed(plan, state.to_dict()), Backend("CPU"))
+    assert trainer.step.network.input.conv.bias.asnumpy() == 42
+    average = next(p for p in trainer.step.average.averages if p.name == "ema.input.conv.bias")
+    assert average.asnumpy() == 0  # as it was in the checkpoint: no step was taken
 
 
 def test_another_rank_takes_its_share_and_writes_nothing(plan, monkeypatch):
@@ -59,6 +100,9 @@ def test_another_rank_takes_its_share_and_writes_nothing(plan, monkeypatch):
     statistics, validation = trainer.callbacks
     # A moving mean and a moving variance for each batch norm: the input's, 12 on the way down, 10 up, the output's.
     assert len(statistics.statistics) == 2 * 24
+    averaged = replace(plan, recipe=apply_overrides(plan.recipe, {"ema_decay": 0.9}))
+    statistics = build_trainer(averaged, Backend("Ascend", rank=1, world_size=2)).callbacks[0].statistics
+    assert len([p for p in statistics if p.name.startswith("ema.")]) == len(statistics) / 2 == 2 * 24
     assert validation.save_best(trainer) is None
     assert not list(plan.run_dir.rglob("*"))
     assert trainer.base_lr == 2 * 0.5

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from src.checkpoint import BEST_NAME, list_checkpoints, load_checkpoint
 from src.config import load_recipe
 from src.inference.evaluate import ValidationResult
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, Validation
-from src.training.trainer import Trainer, TrainingState
+from src.training.trainer import Callback, Trainer, TrainingState
 from tests.training.helpers import FakeLoader, FakeStep
 
 
@@ -64,6 +65,38 @@ def test_a_line_every_n_steps(caplog):
         Trainer(FakeStep([0.5, 0.25]), FakeLoader(), 0.1, recipe, [LossLog(every)]).fit()
         lines = re.findall(r"epoch: (\d) step: (\d), loss is 0\.", caplog.text)
         assert [(int(epoch), int(step)) for epoch, step in lines] == expected
+
+
+def test_progress_bar_shows_how_much_of_the_time_was_spent_waiting_for_data(monkeypatch):
+    """By a clock of our own: a batch takes 1 s to come and a step 3 s, so the share is a quarter."""
+    now = 0.0
+
+    class SlowLoader(FakeLoader):
+        def epoch(self, epoch):
+            nonlocal now
+            for batch in super().epoch(epoch):
+                now += 1
+                yield batch
+
+    class SlowStep(FakeStep):
+        def __call__(self, *arguments):
+            nonlocal now
+            now += 3
+            return super().__call__(*arguments)
+
+    monkeypatch.setattr("src.training.trainer.time", SimpleNamespace(perf_counter=lambda: now))
+    bar, shares = ProgressBar(), []
+
+    class Look(Callback):
+        def on_step_end(self, trainer, loss, lr):
+            shares.append(bar.bar.postfix)
+
+        def on_epoch_end(self, trainer, summary):
+            assert (summary.stall_seconds, summary.seconds) == (2, 8)
+
+    Trainer(SlowStep([0.5, 0.25]), SlowLoader(), 0.1, load_recipe(overrides=["epochs=2"]), [bar, Look()]).fit()
+    assert [text.split(", ")[2] for text in shares] == ["stall=25.0%"] * 4
+    assert shares[0].startswith("loss=0.5000, lr=")
 
 
 def test_validation_every_n_epochs_and_at_the_end(tmp_path):

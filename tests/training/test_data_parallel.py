@@ -129,7 +129,7 @@ def run(tmp_path_factory) -> Path:
     write_split(folder / "train.csv", [f"Case{number:02d}.mhd" for number in range(6)])
     write_split(folder / "val.csv", VALIDATION)
     settings = ["base_channels=2", "VolSize=[16,16,16]", "dstRes=[3,3,3]", "batch_size=2", "epochs=2", "val_every=1",
-                "lr_scaling=linear", "warmup_step=2"]
+                "lr_scaling=linear", "warmup_step=2", "ema_decay=0.9"]
     said = run_on_ranks(2, [ROOT / "train.py", "--run_distribute", 1, "--device_num", 2, "--data_path", SAMPLE,
                             "--train_split_file_path", folder / "train.csv", "--run_dir", folder / "run", "--set",
                             *settings], folder)

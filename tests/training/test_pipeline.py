@@ -43,7 +43,7 @@ def test_the_update_is_by_the_mean_gradient_of_the_micro_batches(kernels_in_use)
     network = pipeline_worker.TwoBlocks()
     network.set_train(True)
     start = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
-    loss = build_loss("bce")
+    loss = build_loss({"loss": "bce"})
 
     def forward(image: Tensor, label: Tensor) -> Tensor:
         return loss(network(image), label)
@@ -75,7 +75,7 @@ def test_the_update_is_by_the_mean_gradient_of_the_micro_batches(kernels_in_use)
 def test_clipping_and_a_gradient_that_is_no_number(kernels_in_use):
     recipe = load_recipe("unet3d_brain", overrides=["micro_batches=2", "optimizer=sgd", "momentum=0", "grad_clip=0.01"])
     image, label = pipeline_worker.batch(2)
-    step = MicroBatchStep(pipeline_worker.TwoBlocks(), build_loss("bce"), recipe)
+    step = MicroBatchStep(pipeline_worker.TwoBlocks(), build_loss({"loss": "bce"}), recipe)
     step.set_train(True)
     start = {p.name: p.asnumpy().copy() for p in step.own.trainable_params()}
     norm = step(Tensor(image), Tensor(label), Tensor(1.0, ms.float32))[2].asnumpy().item()
@@ -92,7 +92,7 @@ def test_clipping_and_a_gradient_that_is_no_number(kernels_in_use):
 
 def test_which_step_a_recipe_gets():
     recipe = load_recipe("unet3d_brain")
-    loss = build_loss("bce")
+    loss = build_loss({"loss": "bce"})
     assert isinstance(build_single_step(UNet3d(), loss, recipe, Backend("CPU")), TrainStep)
     several = load_recipe("unet3d_brain", overrides=["micro_batches=2"])
     assert isinstance(build_single_step(UNet3d(), loss, several, Backend("CPU")), MicroBatchStep)
@@ -105,8 +105,8 @@ def test_which_step_a_recipe_gets():
 def test_names_are_those_of_one_device():
     """A checkpoint fits one device and two; what the ranks hold together is what one holds."""
     recipe = load_recipe("unet3d_brain")
-    alone = {p.name for p in TrainStep(UNet3d(), build_loss("bce"), recipe, Backend("CPU")).get_parameters()}
-    halves = [{p.name for p in MicroBatchStep(UNet3d(), build_loss("bce"), recipe, rank, 6).get_parameters()}
+    alone = {p.name for p in TrainStep(UNet3d(), build_loss({"loss": "bce"}), recipe, Backend("CPU")).get_parameters()}
+    halves = [{p.name for p in MicroBatchStep(UNet3d(), build_loss({"loss": "bce"}), recipe, rank, 6).get_parameters()}
               for rank in range(2)]
     assert halves[0] | halves[1] == alone
     assert {name for name in halves[0] & halves[1] if "coder" in name} == set()

@@ -25,7 +25,7 @@ def test_measuring_changes_nothing(kernels_in_use):
     network.set_train(True)
     before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
     image, label = pipeline_worker.batch(1)
-    times = measure_blocks(network, build_loss("bce"), image, label)
+    times = measure_blocks(network, build_loss({"loss": "bce"}), image, label)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     assert len(times.forward) == len(times.backward) == 2
     assert min(times.forward + times.backward) > 0

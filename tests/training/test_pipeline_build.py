@@ -33,8 +33,9 @@ def test_two_ranks_share_the_network_unless_told_otherwise():
 
 def step_of(tmp_path, *overrides, amp_level="O0"):
     recipe = load_recipe("unet3d_brain", overrides=overrides)
-    return build_pipeline_step(UNet3d(), build_loss("bce"), recipe, Backend("CPU", world_size=2, amp_level=amp_level),
-                               tmp_path, lambda: pytest.fail("measured without need"))
+    return build_pipeline_step(UNet3d(), build_loss({"loss": "bce"}), recipe,
+                               Backend("CPU", world_size=2, amp_level=amp_level), tmp_path,
+                               lambda: pytest.fail("measured without need"))
 
 
 def test_a_given_split(tmp_path, alone, caplog):
@@ -60,7 +61,7 @@ def test_a_measured_split_is_stored_and_used_again(tmp_path, alone, monkeypatch)
 
     monkeypatch.setattr(pipeline_build, "measure_blocks", measure)
     recipe = load_recipe("unet3d_brain", overrides=["micro_batches=2"])
-    step = build_pipeline_step(UNet3d(), build_loss("bce"), recipe, Backend("CPU", world_size=2), tmp_path,
+    step = build_pipeline_step(UNet3d(), build_loss({"loss": "bce"}), recipe, Backend("CPU", world_size=2), tmp_path,
                                lambda: sample)
     # 4 seconds a block on rank 0 and 3 on rank 1: 6 blocks take 24 and 21, 5 take 20 and 24, and 6 come first.
     assert step.split in (5, 6)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from src.config import load_recipe
-from src.data.split import write_split
+from src.data.split import fold_split, write_split
 from src.errors import UserError
 from src.training.plan import new_plan, resumed_plan
 
@@ -42,6 +42,17 @@ def test_fold_takes_validation_from_the_training_split(data):
         assert sorted(plan.train_names + plan.validation_names) == NAMES[:8]
     with pytest.raises(UserError, match="leave out --val_split_file_path"):
         plan_of(data, "fold=0", validation_split=str(data / "train.csv"))
+
+
+def test_folds_go_by_their_own_seed(data):
+    """Runs that differ in `seed` alone validate on the same cases."""
+    usual, other_seed, other_folds = (plan_of(data, "fold=0", "folds=4", *more).validation_names
+                                      for more in ((), ("seed=7",), ("fold_seed=7",)))
+    assert other_seed == usual == fold_split(NAMES[:8], 0, 4, seed=1)[1]
+    assert other_folds == fold_split(NAMES[:8], 0, 4, seed=7)[1] != usual
+    brain = load_recipe("unet3d_brain", overrides=["fold=0", "folds=4", "seed=7"])
+    plan = new_plan("unet3d_brain", brain, str(data / "data"), str(data / "train.csv"))
+    assert plan.validation_names == other_folds  # that recipe has one seed for both
 
 
 def test_problems_of_both_splits_are_collected(data):

@@ -48,7 +48,8 @@ inline std::mutex& entry_mutex() {
 }
 
 inline Category category_of(const char* name) {
-  if (std::strncmp(name, "Adam", 4) == 0 || std::strncmp(name, "Squared", 7) == 0) return Category::optimizer;
+  for (const char* start : {"Adam", "Average", "Squared"})
+    if (std::strncmp(name, start, std::strlen(start)) == 0) return Category::optimizer;
   if (std::strncmp(name, "Conv", 4) == 0 || std::strncmp(name, "Deconv", 6) == 0) return Category::convolution;
   return Category::other;
 }

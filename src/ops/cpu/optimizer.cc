@@ -1,4 +1,4 @@
-// Operators over all parameters at once: the squared norm of the gradients, and Adam's update.
+// Operators over all parameters at once: the squared norm of the gradients, Adam's update, and averages of weights.
 //
 // The tensors count as one long list of elements that is shared out evenly: a network has some large tensors and many
 // tiny ones, and a parallel region for each of them would cost more than its arithmetic.
@@ -80,6 +80,15 @@ struct Adam {
   }
 };
 
+void average(float* mean, const float* value, int64_t count, float share_of_value) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    int64_t lanes = count - i;
+    fetch(mean + i), fetch(value + i);
+    f16 m = load_part(mean + i, lanes);
+    store_part(mean + i, fma(set1(share_of_value), load_part(value + i, lanes) - m, m), lanes);
+  }
+}
+
 enum AdamInput { aConfig, aRate, aGradScale, aFinite, aPower1, aPower2, aTensors };
 constexpr int kConfigValues = 3;  // beta1, beta2, epsilon; then l2 [P] and decoupled decay [P]
 
@@ -145,6 +154,32 @@ VNET_ENTRY(AdamUpdate) {
     by_tensor(call, aTensors, tensors, first, last, [&](int tensor, int64_t begin, int64_t end) {
       auto part = [&](int kind) { return call.get<float>(aTensors + kind * tensors + tensor) + begin; };
       adam.update(part(0), part(1), part(2), part(3), end - begin, l2[tensor], decoupled[tensor]);
+    });
+  });
+  updated[0] = static_cast<float>(total);
+}
+
+// Inputs: share (fp32 scalar; 0: nothing changes), then P averages and P values of the same sizes, all fp32. The averages
+// change in place: average += share (value - average). Output: the number of elements that were updated.
+VNET_ENTRY(AverageUpdate) {
+  using namespace vnet;
+  int tensors = (call.count - 2) / 2;
+  if (tensors < 1 || call.count != 2 * tensors + 2)
+    throw std::invalid_argument("found " + std::to_string(call.count) + " tensors, expected 1 + 2 P inputs, 1 output");
+  for (int tensor = 0; tensor < tensors; ++tensor) {
+    if (call.size(1 + tensor) != call.size(1 + tensors + tensor))
+      throw std::invalid_argument("average " + std::to_string(tensor) + " has another size than its value");
+  }
+  float* updated = call.get<float>(call.count - 1);
+  updated[0] = 0;
+  float share_of_value = call.get<float>(0)[0];
+  if (share_of_value == 0) return;
+
+  int64_t total = total_size(call, 1, tensors);
+  share(total, [&](int64_t first, int64_t last, int) {
+    by_tensor(call, 1, tensors, first, last, [&](int tensor, int64_t begin, int64_t end) {
+      average(call.get<float>(1 + tensor) + begin, call.get<float>(1 + tensors + tensor) + begin, end - begin,
+              share_of_value);
     });
   });
   updated[0] = static_cast<float>(total);

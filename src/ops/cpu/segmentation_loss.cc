@@ -5,9 +5,9 @@
 //   sigmoid(|d|) = 1 / (1 + e), sigmoid(-|d|) = e / (1 + e), softplus(d) = max(d, 0) + log(1 + e).
 #include <cstring>
 #include <stdexcept>
-#include <string>
 
 #include "entry.h"
+#include "labels.h"
 #include "rows.h"
 
 namespace vnet {
@@ -54,13 +54,6 @@ struct Sums {
   }
 };
 
-template <class Label>
-VNET_INLINE f16 load_label(const Label* p) {
-  float lanes[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<float>(p[lane]);
-  return load(lanes);
-}
-
 // The sums of the voxels of a piece. Of the last, filled-up vector only the lanes that hold voxels are added: empty
 // ones would add log 2 each.
 template <class Label>
@@ -87,31 +80,10 @@ void sum_piece(const float* logit0, const float* logit1, const Label* label, int
     for (int64_t lane = 0; lane < count - i; ++lane) totals[sum] += lanes[sum][lane];
 }
 
-// Voxels of a sample: whatever its axes are.
-struct Volume {
-  int64_t samples, voxels;
-};
-
-Volume check_volume(const Call& call, int logits, int label) {
+Volume check_two_classes(const Call& call, int logits, int label) {
   if (call.ranks[logits] < 2 || call.dim(logits, 1) != 2)
     throw std::invalid_argument("logits have to be (N, 2, X, Y, Z)");
-  int64_t samples = call.dim(logits, 0), voxels = call.size(logits) / std::max<int64_t>(1, 2 * samples);
-  if (call.size(label) != samples * voxels)
-    throw std::invalid_argument("label has " + std::to_string(call.size(label)) + " voxels, logits have " +
-                                std::to_string(samples * voxels));
-  return {samples, voxels};
-}
-
-// Calls body with a pointer of the label's type.
-template <class Body>
-void with_label(const Call& call, int i, Body body) {
-  auto is = [&](const char* type) { return std::strcmp(call.types[i], type) == 0; };
-  if (is("float32")) return body(call.get<const float>(i));
-  if (is("uint8") || is("bool")) return body(call.get<const uint8_t>(i));
-  if (is("int32")) return body(call.get<const int32_t>(i));
-  if (is("int64")) return body(call.get<const int64_t>(i));
-  throw std::invalid_argument(std::string("label of type ") + call.types[i] +
-                              ", expected float32, uint8, int32, int64 or bool");
+  return check_volume(call, logits, label);
 }
 
 }  // namespace
@@ -122,7 +94,7 @@ void with_label(const Call& call, int i, Body body) {
 // summed cross-entropy.
 VNET_ENTRY(SegmentationSums) {
   using namespace vnet;
-  Volume volume = check_volume(call, 0, 1);
+  Volume volume = check_two_classes(call, 0, 1);
   const float* logits = call.get<float>(0);
   float* out = call.get<float>(2);
   int64_t values = volume.samples * kSums;
@@ -146,7 +118,7 @@ VNET_ENTRY(SegmentationSums) {
 //   dlogit1 = -dlogit0 = (s0 g + 2 s1 p) p q + s3 (p - g)
 VNET_ENTRY(SegmentationSumsGrad) {
   using namespace vnet;
-  Volume volume = check_volume(call, 1, 2);
+  Volume volume = check_two_classes(call, 1, 2);
   const float *dsums = call.get<float>(0), *logits = call.get<float>(1);
   float* dlogits = call.get<float>(3);
   if (call.size(0) != volume.samples * kSums) throw std::invalid_argument("the sums' gradient has to be (N, 4)");

@@ -1,0 +1,67 @@
+"""Changes of a z-scored block's intensities. None of them touches its argument; images are (X, Y, Z) float32."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+
+def add_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """Add Gaussian noise of a standard deviation."""
+    return image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(deviation)
+
+
+def blur(image: np.ndarray, deviation_mm: float, spacing: Sequence[float]) -> np.ndarray:
+    """Blur by a Gaussian of a standard deviation in mm, equally wide along all axes in space."""
+    return ndimage.gaussian_filter(image, [deviation_mm / length for length in spacing], truncate=3.0)
+
+
+def change_contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply the differences from the mean, and clip to the former range."""
+    mean = image.mean(dtype=np.float64)
+    return np.clip((image - np.float32(mean)) * np.float32(factor) + np.float32(mean), image.min(), image.max())
+
+
+def change_gamma(image: np.ndarray, exponent: float, inverted: bool = False) -> np.ndarray:
+    """Raise the image, scaled to [0, 1], to a power, and give it its mean and standard deviation back.
+
+    Args:
+        image: the block.
+        exponent: above 1 darkens the middle.
+        inverted: whether the power is taken of the negative, as nnU-Net does (Isensee et al. 2021).
+    """
+    source = -image if inverted else image
+    low, high = source.min(), source.max()
+    if not high > low:
+        return image
+    changed = ((source - low) / (high - low)) ** np.float32(exponent)
+    mean, deviation = (float(value) for value in (changed.mean(dtype=np.float64), changed.std(dtype=np.float64)))
+    factor = float(source.std(dtype=np.float64)) / deviation
+    changed = changed * np.float32(factor) + np.float32(float(source.mean(dtype=np.float64)) - mean * factor)
+    return -changed if inverted else changed
+
+
+def lower_resolution(image: np.ndarray, length: float, spacing: Sequence[float]) -> np.ndarray:
+    """Return the image as voxels of `length` mm would show it, on its own grid.
+
+    Larger voxels are means over the part that each covers; between their centres the way back is linear. Axes whose
+    voxels are that long already stay as they are.
+    """
+    for axis, own in enumerate(spacing):
+        count = image.shape[axis]
+        coarse = max(round(count * own / length), 1)
+        if coarse < count:
+            matrix = _coarse_and_back(count, coarse).astype(np.float32)
+            image = np.moveaxis(np.tensordot(matrix, image, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(image)
+
+
+def _coarse_and_back(count: int, coarse: int) -> np.ndarray:
+    """Return (count, count): means over `coarse` equal parts of an axis, then linear interpolation of their centres."""
+    edges = np.linspace(0, count, coarse + 1)[:, np.newaxis]
+    voxel = np.arange(count)
+    overlap = np.minimum(edges[1:], voxel + 1) - np.maximum(edges[:-1], voxel)
+    down = np.maximum(overlap, 0) * coarse / count
+    place = np.clip((voxel + 0.5) * coarse / count - 0.5, 0, coarse - 1)
+    up = np.maximum(1 - np.abs(place[:, np.newaxis] - np.arange(coarse)), 0)
+    return up @ down

@@ -1,0 +1,289 @@
+"""Cross-validation: every case is predicted once by a network that was not trained on it.
+
+Each fold is a run of `train.py` and one of `eval.py`, processes of their own that leave all they have to say on disk:
+
+    OUTPUT/seed1/fold0/              run folder, and the evaluation of the fold's validation cases (`val.csv`)
+    OUTPUT/seed1/fold0-train.log     what the processes said; fold0-eval.log
+    OUTPUT/seed1/metrics.csv         out-of-fold rows of all folds, with summary.json and report.html
+    OUTPUT/summary.json              over the seeds
+    OUTPUT/ensemble/                 all networks together on test cases, if asked for
+
+So a fold can run on another machine, and a repeated command skips what is done and resumes what was interrupted.
+"""
+
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from easydict import EasyDict
+
+from src.checkpoint import BEST_NAME, list_checkpoints
+from src.config import apply_overrides, load_recipe, plain, read_changes
+from src.data.split import fold_split, read_split, split_hash
+from src.errors import UserError
+from src.files import write_json
+from src.ranks import end_with_parent
+
+logger = logging.getLogger(__name__)
+
+# Runs a command, appends what it says to a log file and returns its exit code.
+Run = Callable[[list[str], Path], int]
+CHECKPOINTS = ("last", "best")
+_ROOT = Path(__file__).resolve().parents[2]
+_TRAINED, _EVALUATED = "trained.json", "evaluated.json"  # in a folder: that step is done, and how
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What is asked for; `plan_cross_validation` makes it and checks it.
+
+    Attributes:
+        data_path: folder of the cases.
+        split_path: split file of all cases that the folds are made of.
+        names: its file names.
+        output: folder for all results.
+        recipe_name: key in `RECIPES`.
+        recipe: with the changes, but for `fold` and `seed`.
+        changes: arguments `--config` and `--set` that made it, without `--set` itself: (config or None, KEY=VALUE …).
+        seeds: of the trainings; the folds are the same for all of them.
+        device: command line arguments that choose the device.
+        checkpoint: which one of a run is evaluated, of `CHECKPOINTS`. By default the last: the best one is chosen by
+            the Dice of the very cases that are scored here, so its scores are too good.
+        eval_changes: KEY=VALUE for `eval.py`.
+    """
+
+    data_path: Path
+    split_path: Path
+    names: tuple[str, ...]
+    output: Path
+    recipe_name: str
+    recipe: EasyDict
+    changes: tuple[str | None, tuple[str, ...]]
+    seeds: tuple[int, ...]
+    device: tuple[str, ...] = ()
+    checkpoint: str = "last"
+    eval_changes: tuple[str, ...] = ()
+
+    @property
+    def folds(self) -> range:
+        return range(self.recipe.folds)
+
+    def seed_folder(self, seed: int) -> Path:
+        return self.output / f"seed{seed}"
+
+    def fold_folder(self, seed: int, fold: int) -> Path:
+        return self.seed_folder(seed) / f"fold{fold}"
+
+    def log_of(self, seed: int, fold: int, step: str) -> Path:
+        return self.seed_folder(seed) / f"fold{fold}-{step}.log"
+
+    def fold_recipe(self, seed: int, fold: int) -> EasyDict:
+        """The recipe of a fold's run."""
+        return apply_overrides(self.recipe, {"fold": fold, "seed": seed})
+
+    def fold_names(self, seed: int, fold: int) -> tuple[list[str], list[str]]:
+        """Training and validation file names of a fold."""
+        return fold_split(self.names, fold, self.recipe.folds, self.recipe.get("fold_seed", seed))
+
+    def checkpoint_of(self, seed: int, fold: int) -> Path:
+        """The checkpoint of a finished run that is evaluated; whoever only collects results needs no such file."""
+        folder = self.fold_folder(seed, fold)
+        return folder / "ckpt" / (BEST_NAME if self.checkpoint == "best" else _read_json(folder / _TRAINED)["last"])
+
+
+def plan_cross_validation(data_path: Path, split_path: Path, output: Path, recipe_name: str,
+                          config: str | None = None, changes: Sequence[str] = (), folds: int | None = None,
+                          seeds: Sequence[int] = (1,), **options: Any) -> CrossValidation:
+    """Check all that can be checked before hours of training.
+
+    Args:
+        data_path, split_path, output, recipe_name, seeds: see `CrossValidation`.
+        config, changes: changes of the recipe, see `load_recipe`; but for `fold` and `seed`.
+        folds: in place of the recipe's.
+        options: `device`, `checkpoint` and `eval_changes` of `CrossValidation`.
+
+    Raises:
+        UserError: a wrong setting, a missing folder, fewer cases than folds, or a seed twice.
+        DataError: the split file is wrong.
+    """
+    given = read_changes(config, changes)
+    for key, option in (("fold", "--only"), ("seed", "--seeds")):
+        if key in given:
+            raise UserError(f"recipe key {key!r}: found {given[key]!r}, expected none, since every fold and seed gets "
+                            f"its own; choose with {option}")
+    recipe = load_recipe(recipe_name, config, changes)
+    recipe = apply_overrides(recipe, {"folds": folds or recipe.folds, "fold": -1})
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise UserError(f"--seeds: found {', '.join(map(str, seeds)) or 'none'}, expected each once, and one at least")
+    if not data_path.is_dir():
+        raise UserError(f"--data_path {data_path}: no such folder; give the one that train.py takes")
+    plan = CrossValidation(data_path.absolute(), split_path.absolute(), tuple(read_split(split_path)),
+                           output.absolute(), recipe_name, recipe, (config, tuple(changes)), tuple(seeds),
+                           **options)
+    apply_overrides(recipe, read_changes(None, plan.eval_changes))
+    for seed in seeds:
+        plan.fold_recipe(seed, 0)
+        plan.fold_names(seed, 0)
+    return plan
+
+
+def run_logged(command: list[str], log: Path) -> int:
+    """Run a command to its end with all it says appended to `log`; return its exit code, -N after signal N."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        file.write(f"$ {shlex.join(command)}\n".encode())
+        file.flush()
+        # The end of this process is the end of the child: a run that went on unseen would meet its own repetition.
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, check=False,
+                              preexec_fn=end_with_parent).returncode
+
+
+def run_fold(plan: CrossValidation, seed: int, fold: int, run: Run = run_logged) -> None:
+    """Train and evaluate a fold, as far as that is not done yet.
+
+    Raises:
+        UserError: the fold's folder holds a run of other settings, or a process failed: names fold, log and exit code.
+    """
+    _train(plan, seed, fold, run)
+    folder = plan.fold_folder(seed, fold)
+    _evaluate(plan, [plan.checkpoint_of(seed, fold)], plan.data_path, folder / "val.csv", folder,
+              f"seed {seed}, fold {fold} of {len(plan.folds)}", plan.log_of(seed, fold, "eval"), run)
+
+
+def is_finished(plan: CrossValidation, seed: int, fold: int) -> bool:
+    """Whether a fold is trained, and evaluated in the way that is asked for.
+
+    Raises:
+        UserError: the fold's folder holds a run of other settings.
+    """
+    folder = plan.fold_folder(seed, fold)
+    if not _is_trained(plan, seed, fold):
+        return False
+    wanted = _evaluation(plan, [plan.checkpoint_of(seed, fold)], plan.fold_names(seed, fold)[1])
+    return _read_json(folder / _EVALUATED) == wanted and (folder / "metrics.csv").is_file()
+
+
+def run_ensemble(plan: CrossValidation, test_split: Path, test_data: Path | None = None, run: Run = run_logged) -> None:
+    """Evaluate the networks of all folds and seeds together, their mean probability, on test cases.
+
+    Args:
+        plan: all of its folds are trained.
+        test_split: split file of the test cases.
+        test_data: their folder, by default that of the training cases.
+        run: see `Run`.
+
+    Raises:
+        UserError: as `check_test_split`, or the process failed.
+    """
+    check_test_split(plan, test_split, test_data)
+    paths = [plan.checkpoint_of(seed, fold) for seed in plan.seeds for fold in plan.folds]
+    folder = plan.output / "ensemble"
+    _evaluate(plan, paths, (test_data or plan.data_path).absolute(), test_split.absolute(), folder,
+              f"ensemble of {len(paths)}", plan.output / "ensemble-eval.log", run)
+
+
+def check_test_split(plan: CrossValidation, test_split: Path, test_data: Path | None = None) -> None:
+    """Check test cases before the training.
+
+    Raises:
+        UserError: the split cannot be read, the folder is missing, or a case of it is trained on.
+    """
+    seen = sorted(set(read_split(test_split)) & set(plan.names))
+    if test_data is not None and not test_data.is_dir():
+        raise UserError(f"--test_data_path {test_data}: no such folder; give the one that holds the test cases")
+    if seen and (test_data is None or test_data.absolute() == plan.data_path):
+        raise UserError(f"--test_split_file_path {test_split}: {', '.join(seen[:5])}{', …' * (len(seen) > 5)} in "
+                        f"{plan.split_path} as well, expected cases that no fold is trained on; take them out of one")
+
+
+def _train(plan: CrossValidation, seed: int, fold: int, run: Run) -> None:
+    folder = plan.fold_folder(seed, fold)
+    name = f"seed {seed}, fold {fold} of {len(plan.folds)}"
+    if _is_trained(plan, seed, fold):
+        logger.info("%s: trained already, %s", name, folder)
+        return
+    command = [sys.executable, str(_ROOT / "train.py"), "--data_path", str(plan.data_path), *plan.device]
+    if (folder / "recipe.json").is_file():
+        command += ["--resume", str(folder)]
+    else:
+        config, changes = plan.changes
+        recipe = plan.fold_recipe(seed, fold)
+        own = [f"{key}={recipe[key]}" for key in ("fold", "folds", "seed", "fold_seed") if key in recipe]
+        command += ["--recipe", plan.recipe_name, *(["--config", config] if config else []),
+                    "--train_split_file_path", str(plan.split_path), "--run_dir", str(folder), "--set", *changes, *own]
+    _call(f"{name}: training", command, plan.log_of(seed, fold, "train"), run)
+    checkpoints = list_checkpoints(folder / "ckpt")
+    if not checkpoints:
+        raise UserError(f"{name}: training left no checkpoint in {folder / 'ckpt'}, expected that of the last epoch; "
+                        f"see {plan.log_of(seed, fold, 'train')}")
+    write_json(folder / _TRAINED, {"last": checkpoints[-1].name})
+
+
+def _is_trained(plan: CrossValidation, seed: int, fold: int) -> bool:
+    """Whether a fold's run is finished; it has to be the run that is asked for."""
+    folder = plan.fold_folder(seed, fold)
+    if not (folder / "recipe.json").is_file():
+        return False
+    saved = _read_json(folder / "recipe.json")
+    wanted = {"recipe_name": plan.recipe_name, **plain(plan.fold_recipe(seed, fold))}
+    try:
+        found = {"recipe_name": saved["recipe_name"], **saved["recipe"]}
+        names = tuple(split_hash(saved[key]) for key in ("train_names", "validation_names"))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/recipe.json: not as a run writes it ({error!r}); restore it, or delete {folder} to "
+                        "train the fold anew") from error
+    # A key that came with a later version of the program has its default there.
+    differences = [f"{key} is {found[key]!r}, expected {wanted[key]!r}" for key in wanted
+                   if key in found and found[key] != wanted[key]]
+    if not differences and names != tuple(map(split_hash, plan.fold_names(seed, fold))):
+        differences = [f"other cases than fold {fold} of {plan.split_path} has"]
+    if differences:
+        raise UserError(f"{folder}: holds a run of other settings ({'; '.join(differences)}); repeat the command that "
+                        "began it, or choose another --output_dir")
+    return (folder / _TRAINED).is_file()
+
+
+def _evaluate(plan: CrossValidation, checkpoints: Sequence[Path], data_path: Path, split: Path, folder: Path,
+              name: str, log: Path, run: Run) -> None:
+    wanted = _evaluation(plan, checkpoints, read_split(split))
+    if _read_json(folder / _EVALUATED) == wanted and (folder / "metrics.csv").is_file():
+        logger.info("%s: evaluated already, %s", name, folder)
+        return
+    (folder / _EVALUATED).unlink(missing_ok=True)
+    command = [sys.executable, str(_ROOT / "eval.py"), "--ckpt_path", *map(str, checkpoints),
+               "--data_path", str(data_path), "--eval_split_file_path", str(split), "--output_dir", str(folder),
+               *plan.device, *(["--set", *plan.eval_changes] if plan.eval_changes else [])]
+    _call(f"{name}: evaluation", command, log, run)
+    write_json(folder / _EVALUATED, wanted)
+
+
+def _evaluation(plan: CrossValidation, checkpoints: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
+    """What an evaluation is of, the same on every machine."""
+    return {"checkpoints": [Path(os.path.relpath(path, plan.output)).as_posix() for path in checkpoints],
+            "set": list(plan.eval_changes), "cases": split_hash(names)}
+
+
+def _call(name: str, command: list[str], log: Path, run: Run) -> None:
+    logger.info("%s; log: %s", name, log)
+    code = run(command, log)
+    if code == 0:
+        return
+    said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    last = next((line for line in reversed(said) if line.strip()), "")
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    raise UserError(f"{name} {how}: {last!r}; all it said is in {log}. Mend it and repeat the command: what is done is "
+                    "skipped, an interrupted training resumes")
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

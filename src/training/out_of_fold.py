@@ -1,0 +1,150 @@
+"""The results of a cross-validation: out-of-fold tables of each seed, and means over the seeds."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from src.config import plain
+from src.data.case import VOLUME_SUFFIXES, split_volume_name
+from src.errors import DataError, UserError
+from src.files import write_json
+from src.metrics.cases import METRICS, Metric, Row, class_metrics, classes_of, read_rows, summarise, write_metrics_csv
+from src.metrics.promise12 import write_promise12
+from src.metrics.text import text_table
+from src.report.html import write_report
+from src.training.cross_validation import CrossValidation, is_finished
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = ("dice", "hausdorff", "hd95", "abd")  # in the table of the log, with the Dice of each class
+
+
+def collect(plan: CrossValidation) -> dict[str, Any] | None:
+    """Write the tables of every seed all of whose folds are there, and the summary over the seeds when all are.
+
+    For a seed: `metrics.csv`, a row a case in the order of the folds, with the fold's number; `summary.json`, as that
+    of an evaluation, with `folds`: number of cases and mean of each metric; `report.html`; and `promise12.csv` and
+    `promise12.json` where the folds were scored so. For all: `summary.json`, for each metric the mean and the sample's
+    standard deviation (n - 1; 0 for one seed) of the seeds' means.
+
+    Returns:
+        The summary over the seeds; None while folds are missing, which the log names.
+
+    Raises:
+        UserError: a fold's folder holds other results than the plan's.
+        DataError: a case is not exactly once out of fold; lists all.
+    """
+    of_seeds: dict[int, dict[str, Any]] = {}
+    metrics: Sequence[Metric] = METRICS
+    for seed in plan.seeds:
+        missing = [fold for fold in plan.folds if not is_finished(plan, seed, fold)]
+        if missing:
+            logger.info("seed %d: no summary yet, since fold %s of %d %s missing in %s", seed,
+                        ", ".join(map(str, missing)), len(plan.folds), "is" if len(missing) == 1 else "are",
+                        plan.seed_folder(seed))
+            continue
+        rows = _rows(plan, seed)
+        metrics = (*METRICS, *class_metrics(classes_of(rows)))
+        of_seeds[seed] = _write_seed(plan, seed, rows, metrics)
+    if len(of_seeds) < len(plan.seeds):
+        return None
+    summary = {"seeds": list(of_seeds), **_settings(plan), "cases": len(plan.names),
+               **{metric.key: _over_seeds([of_seeds[seed][metric.key]["mean"] for seed in of_seeds])
+                  for metric in metrics}}
+    write_json(plan.output / "summary.json", summary)
+    logger.info("%s", format_summary(of_seeds, summary, metrics))
+    return summary
+
+
+def format_summary(of_seeds: Mapping[int, Mapping[str, Any]], summary: Mapping[str, Any],
+                   metrics: Sequence[Metric]) -> str:
+    """Means of each fold, each seed and, of several seeds, over the seeds with their standard deviation."""
+    shown = [metric for metric in metrics if metric.key in _SHOWN or metric.key.startswith("dice_")]
+
+    def line(name: str, cases: object, values: Mapping[str, float]) -> list[str]:
+        return [name, str(cases), *(metric.text(values[metric.key]) for metric in shown)]
+
+    folds = [line(f"seed {seed}, fold {fold['fold']}", fold["cases"], fold)
+             for seed, own in of_seeds.items() for fold in own["folds"]]
+    foot = [line(f"seed {seed}, all cases", own["cases"], {metric.key: own[metric.key]["mean"] for metric in shown})
+            for seed, own in of_seeds.items()]
+    if len(of_seeds) > 1:
+        foot += [line(f"{name} of seeds", "", {metric.key: summary[metric.key][name] for metric in shown})
+                 for name in ("mean", "sd")]
+    return text_table(["means", "cases", *(metric.title for metric in shown)], folds, foot)
+
+
+def _rows(plan: CrossValidation, seed: int) -> list[dict[str, Any]]:
+    """The rows of all folds, with their `fold`; every case exactly once, in the fold it belongs to."""
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for fold in plan.folds:
+        path = plan.fold_folder(seed, fold) / "metrics.csv"
+        expected = [_case_id(name) for name in plan.fold_names(seed, fold)[1]]
+        try:
+            found = read_rows(path)
+        except ValueError as error:
+            raise UserError(f"seed {seed}, fold {fold}: {error}; delete it and repeat the command") from error
+        counts = Counter(row["case_id"] for row in found)
+        problems += [f"{case_id}: {counts[case_id]} times in {path}, expected once" for case_id in expected
+                     if counts[case_id] != 1]
+        problems += [f"{case_id}: in {path}, expected none that is not in the fold's validation split"
+                     for case_id in counts if case_id not in expected]
+        rows += [{**row, "fold": fold} for row in found]
+    if not problems:  # the folds are right; together they have to be the whole split
+        counts = Counter(row["case_id"] for row in rows)
+        problems = [f"{name}: {counts[_case_id(name)]} times out of fold, expected once" for name in plan.names
+                    if counts[_case_id(name)] != 1]
+    if problems:
+        raise DataError([f"{problem}; delete the fold's evaluated.json and repeat the command" for problem in problems])
+    return rows
+
+
+def _write_seed(plan: CrossValidation, seed: int, rows: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Any]:
+    folder = plan.seed_folder(seed)
+    folds = [{"fold": fold, "cases": len(own),
+              **{metric.key: float(np.mean([row[metric.key] for row in own])) for metric in metrics}}
+             for fold in plan.folds if (own := [row for row in rows if row["fold"] == fold])]
+    summary = {**summarise(rows), "seed": seed, **_settings(plan), "folds": folds}
+    write_metrics_csv(folder / "metrics.csv", rows, ["fold"])
+    write_json(folder / "summary.json", summary)
+    _write_promise12(plan, seed)
+    dice = next(metric for metric in metrics if metric.key == "dice")
+    of_folds = ", ".join(f"{own['fold']}: {dice.text(own['dice'])}" for own in folds)
+    notes = [f"Out of fold: each case is predicted by the {plan.checkpoint} checkpoint of the fold that was not "
+             "trained on it.",
+             f"Mean Dice of the folds: {of_folds}. Slices and learning curves are in {folder.name}/fold0/report.html "
+             "and so on."]
+    if plan.checkpoint == "best":
+        notes.append("The best checkpoint of a fold is chosen by the Dice of the cases that are scored here, so these "
+                     "figures are too good; evaluate the last one to compare.")
+    recipe = {key: value for key, value in plain(plan.fold_recipe(seed, 0)).items() if key != "fold"}
+    write_report(folder / "report.html", f"Cross-validation of {plan.recipe_name}, {len(plan.folds)} folds, seed "
+                 f"{seed}", recipe, rows, summary, None, {}, notes)
+    logger.info("seed %d: %s", seed, folder / "report.html")
+    return summary
+
+
+def _write_promise12(plan: CrossValidation, seed: int) -> None:
+    paths = [plan.fold_folder(seed, fold) / "promise12.csv" for fold in plan.folds]
+    if all(path.is_file() for path in paths):
+        # A score that a fold has is left out: the observer's table of today counts for all.
+        write_promise12(plan.seed_folder(seed), [
+            {key: value for key, value in row.items() if key != "score"} | {"fold": fold}
+            for fold, path in zip(plan.folds, paths, strict=True) for row in read_rows(path)])
+
+
+def _settings(plan: CrossValidation) -> dict[str, Any]:
+    return {"recipe": plan.recipe_name, "checkpoint": plan.checkpoint, "set": list(plan.eval_changes)}
+
+
+def _over_seeds(means: Sequence[float]) -> dict[str, Any]:
+    sd = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
+    return {"mean": float(np.mean(means)), "sd": sd, "by_seed": list(means)}
+
+
+def _case_id(name: str) -> str:
+    return split_volume_name(name, (*VOLUME_SUFFIXES, ".npy"))[0]
