@@ -21,32 +21,11 @@ ENCODER_PARAMETERS = 32_664  # 280 of them moving statistics of batch norm, whic
 DECODER_PARAMETERS = 121_373  # 608 of them such
 
 
-class VolumeNorm(nn.BatchNorm3d):
-    """MindSpore's batch norm, and the same again without counting the batch a second time.
-
-    Input: x (N, C, X, Y, Z), and whether this pass counts: in training the batch's statistics normalise either way, but
-    only a pass that counts moves the moving statistics. A stage that computes its forward pass twice for one
-    micro-batch, once to send and once to differentiate, counts one of them.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(channels)
-        self.uncounted = ops.BatchNorm(is_training=True, epsilon=self.bn2d.eps, momentum=0.0)
-
-    def construct(self, x: Tensor, counts: bool = True) -> Tensor:
-        shape = x.shape
-        flat = x.reshape((shape[0], shape[1], shape[2] * shape[3], shape[4]))
-        norm = self.bn2d
-        if counts or not self.training:
-            return norm(flat).reshape(shape)
-        return self.uncounted(flat, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)[0].reshape(shape)
-
-
 class Block(nn.Cell):
     """norm_out(relu(conv(norm_in(x)))) on the last of the live tensors, or on it joined to the one before.
 
     Input: a tuple of live tensors (N, C, X, Y, Z), the skips first and the volume last, and whether the pass counts
-    (see `VolumeNorm`). Output: the live tensors after the block.
+    (see `ops.norm.VolumeNorm`). Output: the live tensors after the block.
 
     Args:
         conv: of any size.
@@ -63,9 +42,9 @@ class Block(nn.Cell):
         self.conv = conv
         self.has_norm_in, self.has_norm_out = norm_in > 0, norm_out > 0
         if norm_in:
-            self.norm_in = VolumeNorm(norm_in)
+            self.norm_in = layers.VolumeNorm(norm_in)
         if norm_out:
-            self.norm_out = VolumeNorm(norm_out)
+            self.norm_out = layers.VolumeNorm(norm_out, relu=act)
         if pool:
             self.max_pool = nn.MaxPool3d((2, 2, 1), (2, 2, 1))
         self.join, self.keep, self.pool, self.act = join, keep, pool, act
@@ -79,10 +58,10 @@ class Block(nn.Cell):
         if self.has_norm_in:
             x = self.norm_in(x, counts)
         x = self.conv(x)
-        if self.act:
-            x = ops.relu(x)
         if self.has_norm_out:
-            x = self.norm_out(x, counts)
+            x = self.norm_out(x, counts)  # and the activation
+        elif self.act:
+            x = ops.relu(x)
         if self.pool:
             return rest + (x, self.max_pool(x))
         return rest + (x,)
@@ -155,7 +134,7 @@ class UNet3d(nn.Cell):
 
 
 def run_blocks(blocks: nn.CellList, live: tuple[Tensor, ...], counts: bool) -> tuple[Tensor, ...]:
-    """Return the live tensors after `blocks`; `counts` as in `VolumeNorm`."""
+    """Return the live tensors after `blocks`; `counts` as in `ops.norm.VolumeNorm`."""
     for block in blocks:
         live = block(live, counts)
     return live

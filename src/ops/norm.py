@@ -1,7 +1,82 @@
 """Batch norm over volumes: each rank's own, or over all ranks."""
 
+from typing import Any
+
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
+
+from src.ops import select
+
+
+class VolumeNorm(nn.BatchNorm3d):
+    """MindSpore's batch norm, with a ReLU before it if wanted, and the same again without counting the batch twice.
+
+    Input: x (N, C, X, Y, Z), and whether this pass counts: in training the batch's statistics normalise either way, but
+    only a pass that counts moves the moving statistics. A pipeline stage that computes its forward pass twice for one
+    micro-batch, once to send and once to differentiate, counts one of them. Parameters are `nn.BatchNorm3d`'s.
+
+    Args:
+        channels: of the volumes.
+        relu: normalise max(x, 0). On the CPU kernels that costs no pass of its own.
+    """
+
+    stock = nn.BatchNorm3d.construct
+
+    def __init__(self, channels: int, relu: bool = False):
+        super().__init__(channels)
+        self.relu = relu
+        kernels = select.kernels()
+        self.served = kernels is not None and kernels.has_blocked
+        if kernels is not None and kernels.has_blocked:
+            self.kernel = _NormKernel(str(kernels.path), relu, self.bn2d.eps)
+        self.uncounted = ops.BatchNorm(is_training=True, epsilon=self.bn2d.eps, momentum=0.0)
+
+    def construct(self, x: Tensor, counts: bool = True) -> Tensor:
+        norm = self.bn2d
+        if self.training and self.served:
+            y, statistics = self.kernel(x, norm.gamma, norm.beta)
+            if counts:
+                _move(norm, statistics[0], statistics[2])
+            return y
+        if self.relu:
+            x = ops.relu(x)
+        if counts or not self.training:
+            return self.stock(x)
+        shape = x.shape
+        flat = x.reshape((shape[0], shape[1], shape[2] * shape[3], shape[4]))
+        return self.uncounted(flat, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)[0].reshape(shape)
+
+
+class _NormKernel(nn.Cell):
+    """(x, gamma, beta) -> the normalised x, and (3, C): each channel's mean, 1 / std, and unbiased variance."""
+
+    def __init__(self, library: str, relu: bool, epsilon: float):
+        super().__init__()
+        self.epsilon = Tensor(np.array([epsilon], np.float32))
+        name = "ReluVolumeNorm" if relu else "VolumeNorm"
+
+        def shapes(x: Any, gamma: Any, beta: Any, epsilon: Any) -> Any:
+            return x, [3, x[1]]
+
+        def gradient_shapes(dy: Any, x: Any, gamma: Any, statistics: Any) -> Any:
+            return x, gamma, gamma
+
+        def two(*_: Any) -> Any:
+            return (ms.float32,) * 2
+
+        def three(*_: Any) -> Any:
+            return (ms.float32,) * 3
+
+        backward = ops.Custom(f"{library}:{name}Backward", gradient_shapes, three, "aot")
+
+        def bprop(x: Any, gamma: Any, beta: Any, epsilon: Any, out: Any, dout: Any) -> Any:
+            return (*backward(dout[0], x, gamma, out[1]), ops.zeros_like(epsilon))
+
+        self.operator = ops.Custom(f"{library}:{name}", shapes, two, "aot", bprop)
+
+    def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        return self.operator(x, gamma, beta, self.epsilon)
 
 
 class SyncBatchNorm3d(nn.BatchNorm3d):
@@ -30,12 +105,8 @@ class SyncBatchNorm3d(nn.BatchNorm3d):
             return self.stock(x)
         norm = self.bn2d
         y, mean, variance = self.normalise(x.astype(ms.float32), norm.gamma, norm.beta)
-        # As nn.BatchNorm3d: `momentum` weighs the new value, and the moving variance is unbiased.
         count = self.ranks * (x.size // x.shape[1])
-        unbiased = ops.stop_gradient(variance) * (count / (count - 1))
-        ops.assign(norm.moving_mean, (1.0 - norm.momentum) * norm.moving_mean
-                   + norm.momentum * ops.stop_gradient(mean))
-        ops.assign(norm.moving_variance, (1.0 - norm.momentum) * norm.moving_variance + norm.momentum * unbiased)
+        _move(norm, mean, variance * (count / (count - 1)))
         return y
 
 
@@ -75,6 +146,13 @@ class _Normalise(nn.Cell):
 def batch_norm(channels: int, ranks: int = 1) -> nn.Cell:
     """Return batch norm for volumes of `channels`, with the statistics of `ranks` processes taken together."""
     return nn.BatchNorm3d(channels) if ranks == 1 else SyncBatchNorm3d(channels, ranks)
+
+
+def _move(norm: nn.Cell, mean: Tensor, variance: Tensor) -> None:
+    """Move the moving statistics as nn.BatchNorm3d: `momentum` weighs the new value, and the variance is unbiased."""
+    mean, variance = ops.stop_gradient(mean), ops.stop_gradient(variance)
+    ops.assign(norm.moving_mean, (1.0 - norm.momentum) * norm.moving_mean + norm.momentum * mean)
+    ops.assign(norm.moving_variance, (1.0 - norm.momentum) * norm.moving_variance + norm.momentum * variance)
 
 
 def _channel_mean(x: Tensor) -> Tensor:

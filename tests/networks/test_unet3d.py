@@ -7,7 +7,7 @@ from mindspore import Tensor, nn, ops
 
 from src.config import UNET3D_BLOCKS, unet3d_size_problem
 from src.networks import ForegroundProbability
-from src.networks.unet3d import DECODER_PARAMETERS, ENCODER_PARAMETERS, UNet3d, VolumeNorm
+from src.networks.unet3d import DECODER_PARAMETERS, ENCODER_PARAMETERS, UNet3d
 from src.training.pipeline_stage import live_tensors
 from tests.ops.reference import relative_error
 
@@ -131,18 +131,6 @@ def test_kernels_and_stock_operators_agree(image, library, monkeypatch):
         stock.set_train(training)
         served.set_train(training)
         assert relative_error(served(Tensor(image)).asnumpy(), stock(Tensor(image)).asnumpy()) < 1e-4
-
-
-def test_a_pass_that_does_not_count_leaves_the_moving_statistics(image):
-    norm = VolumeNorm(4)
-    norm.set_train(True)
-    uncounted = norm(Tensor(image), False).asnumpy()
-    assert norm.bn2d.moving_mean.asnumpy().tolist() == [0, 0, 0, 0]
-    counted = norm(Tensor(image), True).asnumpy()
-    np.testing.assert_allclose(uncounted, counted, atol=1e-6)
-    np.testing.assert_allclose(norm.bn2d.moving_mean.asnumpy(), 0.1 * image.mean(axis=(0, 2, 3, 4)), rtol=1e-4)
-    norm.set_train(False)
-    np.testing.assert_allclose(norm(Tensor(image), False).asnumpy(), norm(Tensor(image)).asnumpy())
 
 
 def test_probability_is_the_sigmoid_of_the_logit():

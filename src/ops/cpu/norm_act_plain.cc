@@ -10,14 +10,6 @@ namespace vnet {
 
 namespace {
 
-// Calls step(i, count) for the vectors of [begin, end): sixteen voxels each, fewer in the last one.
-template <class Step>
-VNET_INLINE void by_vector(int64_t begin, int64_t end, Step step) {
-  int64_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) step(i, int64_t{kLanes});
-  if (i < end) step(i, end - i);
-}
-
 constexpr int kSums = 3;  // Σ dz, Σ dz y, Σ ds min(z, 0)
 
 }  // namespace

@@ -29,6 +29,14 @@ void share_rows(int64_t rows, int64_t length, Piece piece) {
   });
 }
 
+// Calls step(i, count) for the vectors of [begin, end): sixteen elements each, fewer in the last one.
+template <class Step>
+VNET_INLINE void by_vector(int64_t begin, int64_t end, Step step) {
+  int64_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) step(i, int64_t{kLanes});
+  if (i < end) step(i, end - i);
+}
+
 // Elements (voxels, or vectors) that are summed in fp32 before the sum is added to a double: short enough that fp32's
 // rounding doesn't show, long enough that the conversion costs nothing.
 constexpr int64_t kRun = 128;
