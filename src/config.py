@@ -32,7 +32,7 @@ vnet_cfg = EasyDict(
         "dstRes": [1.0, 1.0, 1.5],  # mm, (x, y, z)
         "VolSize": [128, 128, 64],  # voxels, (x, y, z)
         "intensity_percentiles": [0.0, 100.0],  # mapped to [0, 1]; [0.5, 99.5] tames spikes
-        "patches": False,  # train on random blocks of the whole volume, predict by sliding window; else the centre block
+        "patches": False,  # train on random blocks of the whole volume, predict by sliding window; else a centre block
         "patches_per_case": 1,  # each epoch
         "foreground_share": 0.33,  # of the patches, placed so that they hold a foreground voxel of a random class
         "augment": False,  # the transforms below, each on a sample with the given probability
