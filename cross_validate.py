@@ -34,9 +34,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split_file_path", type=Path, required=True, help="all cases: one image file name a line")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for all results")
     parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="a name in src/config.py (default: %(default)s)")
-    add_recipe_arguments(parser, " of the trainings")
+    add_recipe_arguments(parser, " of the trainings, in which keep_checkpoint_max is 1 unless given")
     add_device_arguments(parser)
-    parser.add_argument("--folds", type=int, help="in place of the recipe's")
+    parser.add_argument("--folds", type=int, help="in place of the recipe's; 2 or more")
     parser.add_argument("--only", type=numbers, metavar="0,2", help="folds to run here (default: all)")
     parser.add_argument("--seeds", type=numbers, default=[1], metavar="1,2", help="of the trainings (default: 1)")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="last",

@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         logger.info("bundle %s: golden case reproduced, largest difference %.3g", args.bundle,
                     check_golden(exported, bundle))
         content = bundle.content["recipe"]
-        predict_volumes(wrap_predictor(exported, content, mirrored=True), bundle.manager, args.input, args.output,
+        wrapped = wrap_predictor(exported, {**content, "tta": bundle.mirrors}, mirrored=True)
+        predict_volumes(wrapped, bundle.manager, args.input, args.output,
                         content, args.bundle.resolve().name, bundle.postprocess)
         return
     predictor, recipe, checkpoints = load_predictor(args.ckpt_path, read_changes(args.config, args.set))

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, study: dict[str, Any], name: str) -> list[dict
     figures = []
     for seed in study["seeds"]:
         folder = args.output_dir / name / f"seed{seed}" / f"fold{study['fold']}"
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "out_of_fold" / "summary.json").read_text())
         history = pd.read_csv(folder / "history.csv")
         figures.append({"seed": seed, **{key: summary[key]["mean"] for key in METRICS if key in summary},
                         "steps": int(history["step"].iloc[-1]), "seconds": float(history["seconds"].sum()),

@@ -100,6 +100,7 @@ unet3d_brain_cfg = EasyDict(
         "task": "brain_tumour",
         "fold": -1,
         "folds": 5,
+        "fold_seed": 1,
         "dirResult": "results/infer",
         "dirPredictionImage": "results/prediction",
         "target_size": [0, 0, 0],  # voxels, (x, y, z), to resize to by nearest neighbour; zeros: as on disk

@@ -23,7 +23,7 @@ SAMPLE = ROOT / "data" / "sample"
 EPOCHS = 24
 RECIPE = {"base_channels": 2, "VolSize": [16, 16, 16], "dstRes": [3, 3, 3], "batch_size": 2, "epochs": EPOCHS,
           "warmup_step": 2, "augment": True, "val_every": 3, "optimizer": "adamw", "loss": "dice_ce",
-          "keep_checkpoint_max": 4}
+          "keep_checkpoint_max": 4, "patches": True, "deep_supervision": True, "ema_decay": 0.9}
 TRAIN = ["Case00.mhd", "Case01.mhd", "Case02.mhd", "Case03.mhd"]
 VALIDATION = ["Case24.mhd", "Case25.mhd"]
 

@@ -227,6 +227,11 @@ def orientation(geometry: Geometry) -> tuple[str, float]:
     return code, float(np.degrees(np.arccos(np.minimum(np.abs(cosines), 1))).max())
 
 
+def by_axis(values: Sequence[float] | np.ndarray) -> str:
+    """Return the values along x, y and z in four digits, such as 0.625 x 0.625 x 3.6."""
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
 def _value_problem(values: Sequence[float]) -> str:
     """Say what is wrong with a label's values other than 0; "" when they can be classes, or one foreground value."""
     if all(_is_class(value) for value in values) or (len(values) == 1 and values[0] > 0.5):
@@ -263,7 +268,7 @@ def _grid_notes(facts: Sequence[CaseFacts]) -> list[str]:
     notes = []
     sizes = np.median([case.size for case in facts], axis=0)
     if all(case.spacing == (1, 1, 1) for case in facts) and sizes.max() >= 2 * sizes.min():
-        notes.append(f"every spacing is 1 x 1 x 1 mm, with a matrix of {_by(sizes)} voxels: the true spacing was "
+        notes.append(f"every spacing is 1 x 1 x 1 mm, with a matrix of {by_axis(sizes)} voxels: the true spacing was "
                      "probably lost, and distances would be in voxels, not in mm")
     if len(codes := sorted({case.orientation for case in facts})) > 1:
         notes.append(f"volumes are oriented differently ({', '.join(codes)}): normDir=true brings them to one")
@@ -274,11 +279,8 @@ def _grid_notes(facts: Sequence[CaseFacts]) -> list[str]:
 
 def _spread(values: np.ndarray, unit: str) -> str:
     middle, low, high = np.median(values, axis=0), values.min(axis=0), values.max(axis=0)
-    return f"median {_by(middle)} {unit}" + ("" if np.array_equal(low, high) else f", {_by(low)} to {_by(high)}")
-
-
-def _by(values: np.ndarray) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
+    edges = "" if np.array_equal(low, high) else f", {by_axis(low)} to {by_axis(high)}"
+    return f"median {by_axis(middle)} {unit}{edges}"
 
 
 def _three(values: np.ndarray) -> tuple[float, float, float]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from src.config import apply_overrides, vnet_cfg
-from src.data.fingerprint import TAILS, Fingerprint
-from src.data.memory import training_memory_gib
+from src.data.fingerprint import TAILS, Fingerprint, by_axis
+from src.data.memory import held_gib, training_memory_gib
 from src.errors import UserError
 
 _STEP = 16  # VolSize comes in multiples of it
@@ -17,6 +17,7 @@ _FLOOR = 32  # voxels that an edge of a patch keeps
 _MARGIN = 0.1  # added to the foreground's box, and at least
 _MARGIN_VOXELS = 8  # on either side
 _ANISOTROPY = 3  # from which ratio of spacings, and of sizes, an axis is the coarse one; as in nnU-Net
+_HELD = 1.25  # cases in memory for each training case: with a split of 80 to 20 the validation cases as well
 _USED = 0.8  # of the memory, for what the estimate leaves out
 _LARGEST_BLOCK = 4 * 128 * 128 * 64  # voxels; a step on two cores takes some 12 s then
 _SAMPLES_SEEN = 500 * 40  # in the default recipe's training on PROMISE12
@@ -34,17 +35,20 @@ class Proposal:
         reasons: a sentence for each of them.
         steps: of the whole training on one rank.
         memory_gib: that the training is estimated to take.
+        notes: what the fingerprint cannot say, in sentences.
     """
 
     settings: dict[str, Any]
     reasons: dict[str, str]
     steps: int
     memory_gib: float
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return the settings with their reasons as lines to be read."""
         width = max(map(len, self.settings))
-        return [f"{key:<{width}} = {value}: {self.reasons[key]}" for key, value in self.settings.items()]
+        return [*(f"{key:<{width}} = {value}: {self.reasons[key]}" for key, value in self.settings.items()),
+                *(f"note: {note}" for note in self.notes)]
 
 
 def propose(fingerprint: Fingerprint, memory_gib: float, task: str = "promise12") -> Proposal:
@@ -64,6 +68,10 @@ def propose(fingerprint: Fingerprint, memory_gib: float, task: str = "promise12"
     block, batch_size, patches, memory, why = _block(fingerprint, spacing, memory_gib)
     settings |= {"VolSize": block, "batch_size": batch_size, "patches": patches}
     reasons |= why
+    if patches:
+        settings["loss"] = "dice_ce"
+        reasons["loss"] = ("patches without foreground give the Dice of a sample no gradient, and the cross-entropy "
+                           "learns from them")
     count = len(fingerprint.cases)
     epochs = int(np.clip(round(_SAMPLES_SEEN / count), _FEWEST_EPOCHS, _MOST_EPOCHS))
     steps = epochs * -(-count // batch_size)
@@ -87,7 +95,9 @@ def propose(fingerprint: Fingerprint, memory_gib: float, task: str = "promise12"
         settings |= {"task": task, "scoring": "none"}
         reasons |= {"task": "the layout of the folder", "scoring": "that of PROMISE12 is for its cases alone"}
     apply_overrides(vnet_cfg, settings)  # what is proposed can be used
-    return Proposal(settings, reasons, steps, memory)
+    prostates = ("scoring=promise12, the default, adds the tables of that challenge, which are for prostates; set "
+                 "scoring=none for another organ")
+    return Proposal(settings, reasons, steps, memory, (prostates,) if task == vnet_cfg.task else ())
 
 
 def target_spacing(fingerprint: Fingerprint) -> tuple[list[float], str]:
@@ -120,33 +130,59 @@ def _block(fingerprint: Fingerprint, spacing: Sequence[float],
                         _rounded_up(grids.max(axis=0))).tolist()
     count = len(grids)
     budget = _USED * memory_gib
+    in_memory = _HELD * count * prod(centre)
     for batch_size in (2, 1):
-        memory = training_memory_gib(centre, batch_size, count * prod(centre))
+        memory = training_memory_gib(centre, batch_size, in_memory)
         if memory <= budget and prod(centre) <= _LARGEST_BLOCK and _trains(centre, batch_size):
             return centre, batch_size, False, memory, {
-                "VolSize": f"the centre block that holds the foreground of all cases ({_by(np.ceil(needed))} voxels), "
-                           f"and {_MARGIN_VOXELS} voxels or more around it as far as the volumes reach, in multiples "
-                           f"of {_STEP}",
+                "VolSize": f"the centre block that holds the foreground of all cases ({by_axis(np.ceil(needed))} "
+                           f"voxels), and {_MARGIN_VOXELS} voxels or more around it as far as the volumes reach, in "
+                           f"multiples of {_STEP}",
                 "batch_size": _batch_reason(batch_size, memory, memory_gib),
                 "patches": "the centre block is enough"}
-    too_large = (f"the centre block that holds the foreground of all cases would be {_by(np.array(centre))}, " + (
+    too_large = (f"the centre block that holds the foreground of all cases would be {by_axis(centre)}, " + (
         f"more than {_LARGEST_BLOCK} voxels" if prod(centre) > _LARGEST_BLOCK else
-        f"and take {training_memory_gib(centre, 1, count * prod(centre)):.2f} of {memory_gib:.2f} GiB, of which "
+        f"and take {training_memory_gib(centre, 1, in_memory):.2f} of {memory_gib:.2f} GiB, of which "
         f"{100 * (1 - _USED):.0f} % stay free"))
+    patch, batch_size, memory, held = _patch(grids, target, budget, _HELD)
+    # What memory would allow if volumes were not held in it tells whether they are what limits the patch.
+    without, batch_size_without, memory_without, _ = _patch(grids, target, budget, 0)
+    whole = f"{held:.1f} GiB are the whole volumes of training and validation cases, which stay in memory"
+    if memory > budget:
+        cause = f", of which {whole}" if memory_without <= budget else ""
+        raise UserError(f"memory of {memory_gib:.1f} GiB: training on these {count} cases needs about "
+                        f"{memory / _USED:.1f} GiB{cause}; give more (--memory_gib), or fewer cases")
+    limited = batch_size_without * prod(without) > batch_size * prod(patch)
+    return patch, batch_size, True, memory, {
+        "VolSize": "the largest patch that memory and time allow, its edges as equal in mm as can be, at most the "
+                   f"median volume of {by_axis(np.median(grids, axis=0))} voxels"
+                   + (f"; held volumes limit it: {whole}" if limited else ""),
+        "batch_size": _batch_reason(batch_size, memory, memory_gib), "patches": too_large}
+
+
+def _patch(grids: np.ndarray, target: np.ndarray, budget: float,
+           held_share: float) -> tuple[list[int], int, float, float]:
+    """Return the largest patch that fits into the budget, else the smallest one; batch size, GiB, and GiB held.
+
+    Args:
+        grids: of the resampled volumes, voxels (cases, 3).
+        target: spacing, mm (3,).
+        budget: GiB.
+        held_share: of the volumes that stay in memory, as multiples of `grids`.
+    """
     patch = _rounded_up(np.median(grids, axis=0))
     floor = np.minimum(patch, _FLOOR)
     while True:
-        held = int(np.maximum(grids, patch).prod(axis=1).sum())
-        for batch_size in (2, 1) if np.array_equal(patch, floor) else (2,):
-            memory = training_memory_gib(patch.tolist(), batch_size, held)
-            if memory <= budget and prod(patch.tolist()) <= _LARGEST_BLOCK and _trains(patch.tolist(), batch_size):
-                return patch.tolist(), batch_size, True, memory, {
-                    "VolSize": "the largest patch that memory and time allow, its edges as equal in mm as can be, at "
-                               f"most the median volume of {_by(np.median(grids, axis=0))} voxels",
-                    "batch_size": _batch_reason(batch_size, memory, memory_gib), "patches": too_large}
-        if np.array_equal(patch, floor):
-            raise UserError(f"memory of {memory_gib:.1f} GiB: training on these {count} cases takes at least "
-                            f"{memory / _USED:.1f} GiB; give more (--memory_gib), or fewer cases")
+        last = np.array_equal(patch, floor)
+        held = held_share * np.maximum(grids, patch).prod(axis=1).sum()
+        block = patch.tolist()
+        for batch_size in (2, 1) if last else (2,):
+            memory = training_memory_gib(block, batch_size, held)
+            if memory <= budget and prod(block) <= _LARGEST_BLOCK and _trains(block, batch_size):
+                return block, batch_size, memory, held_gib(held)
+        if last:
+            batch_size = 1 if _trains(block, 1) else 2
+            return block, batch_size, training_memory_gib(block, batch_size, held), held_gib(held)
         longest = int(np.where(patch > floor, patch * target, 0).argmax())
         patch[longest] -= _STEP
 
@@ -163,7 +199,3 @@ def _batch_reason(batch_size: int, memory: float, memory_gib: float) -> str:
 
 def _rounded_up(voxels: np.ndarray) -> np.ndarray:
     return (np.ceil(np.maximum(voxels, 1) / _STEP - 1e-6) * _STEP).astype(int)
-
-
-def _by(values: np.ndarray) -> str:
-    return " x ".join(f"{value:g}" for value in values)

@@ -7,6 +7,8 @@
 
 The model's answer is the probability of the foreground (N, X, Y, Z), or of C > 2 classes that of each (N, C, X, Y, Z).
 Of a recipe with `patches` the model takes one window of VolSize voxels, and `recipe.json` says how windows are blended.
+Of one with `tta` its `postprocessing` has `mirrors`, the axes: the answer to a block is the mean over its 2^k mirrored
+copies, each mirrored back.
 
 The golden output is that of the checkpoint's network on MindSpore's operators in fp32. How far the network on the CPU
 kernels was from it, where they were in use, is in `recipe.json` under golden, cpu_kernels (see export.py).
@@ -33,8 +35,8 @@ from src.inference.postprocess import THRESHOLD, Postprocess
 from src.inference.predictor import ExportedPredictor, MindIRPredictor, OnnxPredictor
 
 FORMAT = "vnet-bundle"
-# 1: two classes, and the model takes the whole of what preprocessing gives. 2: more classes, or windows. Programs that
-# know version 1 alone would read the others wrongly.
+# 1: two classes, and the model takes the whole of what preprocessing gives, once. 2: more classes, windows, or mirrored
+# copies. Programs that know version 1 alone would read the others wrongly.
 FORMAT_VERSION = 2
 RECIPE_NAME = "recipe.json"
 CHECKSUMS_NAME = "checksums.json"
@@ -74,6 +76,11 @@ class Bundle:
     def postprocess(self) -> Postprocess:
         found = self.content["postprocessing"]
         return Postprocess(found.get("threshold", THRESHOLD), found["largest_component"])
+
+    @property
+    def mirrors(self) -> str:
+        """Axes whose mirrored copies are predicted as well and averaged, such as `xy`, or `none`."""
+        return self.content["postprocessing"].get("mirrors", "none")
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the real case (N, 1, X, Y, Z) and the checkpoint's probability for it, float32.

@@ -284,14 +284,15 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
     state = checkpoint.state
     source = SAMPLE_SOURCE if data_path is None else "the data folder given to export"
     post = Postprocess.from_recipe(recipe)
-    several, windows = recipe["classes"] > 2, recipe["patches"]
+    several, windows, mirrors = recipe["classes"] > 2, recipe["patches"], recipe["tta"]
     preprocessing = [*PREPROCESSING, *(["classes", "patches"] if several or windows else [])]
     return {
         "format": bundles.FORMAT,
-        "format_version": bundles.FORMAT_VERSION if several or windows else 1,
+        "format_version": bundles.FORMAT_VERSION if several or windows or mirrors != "none" else 1,
         "models": models,
         "preprocessing": plain({key: recipe[key] for key in preprocessing}),
-        "postprocessing": {**({"argmax": True} if several else {"threshold": post.threshold}),
+        "postprocessing": {**({"mirrors": mirrors} if mirrors != "none" else {}),
+                           **({"argmax": True} if several else {"threshold": post.threshold}),
                            "largest_component": post.largest_component, "connectivity": "faces"},
         **({"window": sliding_window.describe(recipe["VolSize"], recipe["window_overlap"])} if windows else {}),
         "golden": {"case_id": case.case_id, "source": source, "input": bundles.GOLDEN_INPUT,

@@ -26,7 +26,7 @@ from src.inference.evaluate import evaluate_cases
 from src.inference.postprocess import Postprocess
 from src.inference.predictor import Predictor
 from src.metrics.cases import format_table, summarise, write_metrics_csv
-from src.metrics.promise12 import write_promise12
+from src.metrics.promise12 import remove_promise12, write_promise12
 from src.report.figures import overlay_png
 from src.report.html import write_report
 
@@ -69,9 +69,9 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
                    backend: Backend = ONE_RANK) -> list[dict[str, Any]]:
     """Evaluate every case of a split and write `metrics.csv`, `summary.json`, `report.html` and the masks.
 
-    With `scoring` promise12 and two classes `promise12.csv` and `promise12.json` come beside them. The table and the
-    two averages that people grep for go to the log. Several ranks share the cases: each writes the masks of its own,
-    rank 0 all else.
+    With `scoring` promise12 and two classes `promise12.csv` and `promise12.json` come beside them; else those of an
+    earlier evaluation are removed. The table and the two averages that people grep for go to the log. Several ranks
+    share the cases: each writes the masks of its own, rank 0 all else.
 
     Args:
         predictor: of the checkpoint, or of several as an ensemble.
@@ -120,6 +120,8 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
         logger.info("masks: %s", folders.predictions)
     if scored:
         write_promise12(folders.results, scored)  # logs its table
+    else:
+        remove_promise12(folders.results)
     if "dice_mean" in summary:
         logger.info("avg_dice_of_classes: %.4f", summary["dice_mean"]["mean"])
     logger.info("avg_Hausdorff_distance: %.2f", summary["hausdorff"]["mean"])

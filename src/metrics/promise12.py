@@ -193,6 +193,12 @@ def write_promise12(
     return summary
 
 
+def remove_promise12(folder: str | PathLike) -> None:
+    """Remove what `write_promise12` wrote, where results that were not scored so take the place of others."""
+    for name in ("promise12.csv", "promise12.json"):
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
 def format_promise12(summary: Mapping[str, Any]) -> str:
     """The means over cases as a table, a line a region."""
     body = [[region, *(metric.text(summary[f"{metric.key}_{region}"]["mean"]) for metric in METRICS)]

@@ -56,6 +56,7 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
     find_cases = get_task(recipe.task).find_cases
     cases = find_cases(plan.data_path, plan.train_names)
     pipelined = is_pipeline(recipe, backend)
+    _warn_of_empty_patches(recipe)
     loader = _build_loader(manager, cases, recipe, backend, pipelined)
 
     ms.set_seed(recipe.seed)  # every rank starts from the same weights
@@ -114,6 +115,12 @@ def _build_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict,
     return BatchLoader(samples, recipe.batch_size * recipe.get("micro_batches", 1), recipe.seed, rank, world_size,
                        augmentation=Augmentation.from_recipe(recipe) if recipe.get("augment", False) else None,
                        patches=PatchSampler.from_recipe(recipe) if recipe.get("patches", False) else None)
+
+
+def _warn_of_empty_patches(recipe: EasyDict) -> None:
+    if recipe.get("patches", False) and recipe.loss in ("dice", "tversky") and recipe.dice_over == "sample":
+        logger.warning("loss=%s over each sample: patches without foreground have a ratio of 0 whatever is predicted, "
+                       "so nothing is learned from them; use loss=dice_ce, dice_focal, or dice_over=batch", recipe.loss)
 
 
 def _is_streamed(recipe: EasyDict) -> bool:

@@ -2,7 +2,9 @@
 
 Each fold is a run of `train.py` and one of `eval.py`, processes of their own that leave all they have to say on disk:
 
-    OUTPUT/seed1/fold0/              run folder, and the evaluation of the fold's validation cases (`val.csv`)
+    OUTPUT/seed1/fold0/              run folder
+    OUTPUT/seed1/fold0/out_of_fold/  evaluation of the fold's validation cases (`val.csv`), out of reach of an `eval.py`
+                                     by hand, which writes into the run folder
     OUTPUT/seed1/fold0-train.log     what the processes said; fold0-eval.log
     OUTPUT/seed1/metrics.csv         out-of-fold rows of all folds, with summary.json and report.html
     OUTPUT/summary.json              over the seeds
@@ -11,9 +13,10 @@ Each fold is a run of `train.py` and one of `eval.py`, processes of their own th
 So a fold can run on another machine, and a repeated command skips what is done and resumes what was interrupted.
 """
 
+import glob
+import hashlib
 import json
 import logging
-import os
 import shlex
 import subprocess
 import sys
@@ -26,9 +29,12 @@ from easydict import EasyDict
 
 from src.checkpoint import BEST_NAME, list_checkpoints
 from src.config import apply_overrides, load_recipe, plain, read_changes
+from src.data import Case, get_task
+from src.data.case import split_volume_name
 from src.data.split import fold_split, read_split, split_hash
 from src.errors import UserError
 from src.files import write_json
+from src.inference.bundle import file_sha256
 from src.ranks import end_with_parent
 
 logger = logging.getLogger(__name__)
@@ -51,6 +57,7 @@ class CrossValidation:
         output: folder for all results.
         recipe_name: key in `RECIPES`.
         recipe: with the changes, but for `fold` and `seed`.
+            `keep_checkpoint_max` is 1 unless it was given: no more than the last and the best checkpoint are used.
         changes: arguments `--config` and `--set` that made it, without `--set` itself: (config or None, KEY=VALUE …).
         seeds: of the trainings; the folds are the same for all of them.
         device: command line arguments that choose the device.
@@ -81,6 +88,9 @@ class CrossValidation:
     def fold_folder(self, seed: int, fold: int) -> Path:
         return self.seed_folder(seed) / f"fold{fold}"
 
+    def evaluation_folder(self, seed: int, fold: int) -> Path:
+        return self.fold_folder(seed, fold) / "out_of_fold"
+
     def log_of(self, seed: int, fold: int, step: str) -> Path:
         return self.seed_folder(seed) / f"fold{fold}-{step}.log"
 
@@ -88,14 +98,19 @@ class CrossValidation:
         """The recipe of a fold's run."""
         return apply_overrides(self.recipe, {"fold": fold, "seed": seed})
 
-    def fold_names(self, seed: int, fold: int) -> tuple[list[str], list[str]]:
-        """Training and validation file names of a fold."""
-        return fold_split(self.names, fold, self.recipe.folds, self.recipe.get("fold_seed", seed))
+    def fold_names(self, fold: int) -> tuple[list[str], list[str]]:
+        """Training and validation file names of a fold, the same for every seed."""
+        return fold_split(self.names, fold, self.recipe.folds, self.recipe.fold_seed)
 
-    def checkpoint_of(self, seed: int, fold: int) -> Path:
-        """The checkpoint of a finished run that is evaluated; whoever only collects results needs no such file."""
+    def checkpoint_of(self, seed: int, fold: int) -> tuple[Path, str | None]:
+        """The checkpoint of a finished run that is evaluated, and its SHA-256 at the end of the training.
+
+        Whoever only collects results needs no such file.
+        """
         folder = self.fold_folder(seed, fold)
-        return folder / "ckpt" / (BEST_NAME if self.checkpoint == "best" else _read_json(folder / _TRAINED)["last"])
+        trained = _read_json(folder / _TRAINED)
+        name = BEST_NAME if self.checkpoint == "best" else trained["last"]
+        return folder / "ckpt" / name, trained["sha256"].get(name)
 
 
 def plan_cross_validation(data_path: Path, split_path: Path, output: Path, recipe_name: str,
@@ -106,11 +121,11 @@ def plan_cross_validation(data_path: Path, split_path: Path, output: Path, recip
     Args:
         data_path, split_path, output, recipe_name, seeds: see `CrossValidation`.
         config, changes: changes of the recipe, see `load_recipe`; but for `fold` and `seed`.
-        folds: in place of the recipe's.
+        folds: in place of the recipe's; 2 at least.
         options: `device`, `checkpoint` and `eval_changes` of `CrossValidation`.
 
     Raises:
-        UserError: a wrong setting, a missing folder, fewer cases than folds, or a seed twice.
+        UserError: a wrong setting, early stopping, a missing folder, fewer cases than folds, or a seed twice.
         DataError: the split file is wrong.
     """
     given = read_changes(config, changes)
@@ -119,7 +134,15 @@ def plan_cross_validation(data_path: Path, split_path: Path, output: Path, recip
             raise UserError(f"recipe key {key!r}: found {given[key]!r}, expected none, since every fold and seed gets "
                             f"its own; choose with {option}")
     recipe = load_recipe(recipe_name, config, changes)
-    recipe = apply_overrides(recipe, {"folds": folds or recipe.folds, "fold": -1})
+    if folds is not None and folds < 2:
+        raise UserError(f"--folds {folds}: expected at least 2 folds, of which each is held out once")
+    if recipe.early_stopping:
+        raise UserError(f"recipe key 'early_stopping': found {recipe.early_stopping}, expected 0: it ends a training "
+                        "by the Dice of the very cases that are scored here, so even the last checkpoint is chosen by "
+                        "them; set early_stopping=0, and a fixed number of epochs")
+    keep = recipe.keep_checkpoint_max if "keep_checkpoint_max" in given else 1
+    recipe = apply_overrides(recipe, {"folds": recipe.folds if folds is None else folds, "fold": -1,
+                                      "keep_checkpoint_max": keep})
     if len(set(seeds)) != len(seeds) or not seeds:
         raise UserError(f"--seeds: found {', '.join(map(str, seeds)) or 'none'}, expected each once, and one at least")
     if not data_path.is_dir():
@@ -128,9 +151,9 @@ def plan_cross_validation(data_path: Path, split_path: Path, output: Path, recip
                            output.absolute(), recipe_name, recipe, (config, tuple(changes)), tuple(seeds),
                            **options)
     apply_overrides(recipe, read_changes(None, plan.eval_changes))
+    plan.fold_names(0)
     for seed in seeds:
         plan.fold_recipe(seed, 0)
-        plan.fold_names(seed, 0)
     return plan
 
 
@@ -152,9 +175,10 @@ def run_fold(plan: CrossValidation, seed: int, fold: int, run: Run = run_logged)
         UserError: the fold's folder holds a run of other settings, or a process failed: names fold, log and exit code.
     """
     _train(plan, seed, fold, run)
-    folder = plan.fold_folder(seed, fold)
-    _evaluate(plan, [plan.checkpoint_of(seed, fold)], plan.data_path, folder / "val.csv", folder,
-              f"seed {seed}, fold {fold} of {len(plan.folds)}", plan.log_of(seed, fold, "eval"), run)
+    split = plan.fold_folder(seed, fold) / "val.csv"
+    _evaluate(plan, _evaluation(plan, [(seed, fold)], read_split(split)), plan.data_path, split,
+              plan.evaluation_folder(seed, fold), f"seed {seed}, fold {fold} of {len(plan.folds)}",
+              plan.log_of(seed, fold, "eval"), run, _advice(plan, seed, fold))
 
 
 def is_finished(plan: CrossValidation, seed: int, fold: int) -> bool:
@@ -163,11 +187,10 @@ def is_finished(plan: CrossValidation, seed: int, fold: int) -> bool:
     Raises:
         UserError: the fold's folder holds a run of other settings.
     """
-    folder = plan.fold_folder(seed, fold)
     if not _is_trained(plan, seed, fold):
         return False
-    wanted = _evaluation(plan, [plan.checkpoint_of(seed, fold)], plan.fold_names(seed, fold)[1])
-    return _read_json(folder / _EVALUATED) == wanted and (folder / "metrics.csv").is_file()
+    wanted = _evaluation(plan, [(seed, fold)], plan.fold_names(fold)[1])
+    return _is_evaluated(plan.evaluation_folder(seed, fold), wanted)
 
 
 def run_ensemble(plan: CrossValidation, test_split: Path, test_data: Path | None = None, run: Run = run_logged) -> None:
@@ -180,27 +203,31 @@ def run_ensemble(plan: CrossValidation, test_split: Path, test_data: Path | None
         run: see `Run`.
 
     Raises:
-        UserError: as `check_test_split`, or the process failed.
+        UserError, DataError: as `check_test_split`, or the process failed.
     """
-    check_test_split(plan, test_split, test_data)
-    paths = [plan.checkpoint_of(seed, fold) for seed in plan.seeds for fold in plan.folds]
-    folder = plan.output / "ensemble"
-    _evaluate(plan, paths, (test_data or plan.data_path).absolute(), test_split.absolute(), folder,
-              f"ensemble of {len(paths)}", plan.output / "ensemble-eval.log", run)
+    cases = check_test_split(plan, test_split, test_data)
+    folder = (test_data or plan.data_path).absolute()
+    members = [(seed, fold) for seed in plan.seeds for fold in plan.folds]
+    wanted = _evaluation(plan, members, read_split(test_split)) | {
+        "data_path": str(folder.resolve()), "files": _files_hash(cases)}
+    _evaluate(plan, wanted, folder, test_split.absolute(), plan.output / "ensemble", f"ensemble of {len(members)}",
+              plan.output / "ensemble-eval.log", run)
 
 
-def check_test_split(plan: CrossValidation, test_split: Path, test_data: Path | None = None) -> None:
-    """Check test cases before the training.
+def check_test_split(plan: CrossValidation, test_split: Path, test_data: Path | None = None) -> list[Case]:
+    """Look test cases up before the training, and return them.
 
     Raises:
-        UserError: the split cannot be read, the folder is missing, or a case of it is trained on.
+        UserError: the folder is missing or wrong, or a case of it is trained on.
+        DataError: the split cannot be read, or a case lacks a file; lists all.
     """
     seen = sorted(set(read_split(test_split)) & set(plan.names))
     if test_data is not None and not test_data.is_dir():
         raise UserError(f"--test_data_path {test_data}: no such folder; give the one that holds the test cases")
-    if seen and (test_data is None or test_data.absolute() == plan.data_path):
+    if seen and (test_data is None or test_data.samefile(plan.data_path)):
         raise UserError(f"--test_split_file_path {test_split}: {', '.join(seen[:5])}{', …' * (len(seen) > 5)} in "
                         f"{plan.split_path} as well, expected cases that no fold is trained on; take them out of one")
+    return get_task(plan.recipe.task).find_cases(test_data or plan.data_path, read_split(test_split))
 
 
 def _train(plan: CrossValidation, seed: int, fold: int, run: Run) -> None:
@@ -215,15 +242,17 @@ def _train(plan: CrossValidation, seed: int, fold: int, run: Run) -> None:
     else:
         config, changes = plan.changes
         recipe = plan.fold_recipe(seed, fold)
-        own = [f"{key}={recipe[key]}" for key in ("fold", "folds", "seed", "fold_seed") if key in recipe]
+        own = [f"{key}={recipe[key]}" for key in ("fold", "folds", "seed", "fold_seed", "keep_checkpoint_max")]
         command += ["--recipe", plan.recipe_name, *(["--config", config] if config else []),
                     "--train_split_file_path", str(plan.split_path), "--run_dir", str(folder), "--set", *changes, *own]
-    _call(f"{name}: training", command, plan.log_of(seed, fold, "train"), run)
+    _call(f"{name}: training", command, plan.log_of(seed, fold, "train"), run, _advice(plan, seed, fold))
     checkpoints = list_checkpoints(folder / "ckpt")
     if not checkpoints:
         raise UserError(f"{name}: training left no checkpoint in {folder / 'ckpt'}, expected that of the last epoch; "
                         f"see {plan.log_of(seed, fold, 'train')}")
-    write_json(folder / _TRAINED, {"last": checkpoints[-1].name})
+    kept = [path for path in (checkpoints[-1], folder / "ckpt" / BEST_NAME) if path.is_file()]
+    write_json(folder / _TRAINED, {"last": checkpoints[-1].name,
+                                   "sha256": {path.name: file_sha256(path) for path in kept}})
 
 
 def _is_trained(plan: CrossValidation, seed: int, fold: int) -> bool:
@@ -239,38 +268,57 @@ def _is_trained(plan: CrossValidation, seed: int, fold: int) -> bool:
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/recipe.json: not as a run writes it ({error!r}); restore it, or delete {folder} to "
                         "train the fold anew") from error
-    # A key that came with a later version of the program has its default there.
+    # A key that came with a later version of the program has its default there; how many are kept changes no result.
     differences = [f"{key} is {found[key]!r}, expected {wanted[key]!r}" for key in wanted
-                   if key in found and found[key] != wanted[key]]
-    if not differences and names != tuple(map(split_hash, plan.fold_names(seed, fold))):
+                   if key != "keep_checkpoint_max" and key in found and found[key] != wanted[key]]
+    if not differences and names != tuple(map(split_hash, plan.fold_names(fold))):
         differences = [f"other cases than fold {fold} of {plan.split_path} has"]
     if differences:
         raise UserError(f"{folder}: holds a run of other settings ({'; '.join(differences)}); repeat the command that "
-                        "began it, or choose another --output_dir")
-    return (folder / _TRAINED).is_file()
+                        "began it, delete the folder to train the fold anew, or choose another --output_dir")
+    return "sha256" in _read_json(folder / _TRAINED)
 
 
-def _evaluate(plan: CrossValidation, checkpoints: Sequence[Path], data_path: Path, split: Path, folder: Path,
-              name: str, log: Path, run: Run) -> None:
-    wanted = _evaluation(plan, checkpoints, read_split(split))
-    if _read_json(folder / _EVALUATED) == wanted and (folder / "metrics.csv").is_file():
+def _advice(plan: CrossValidation, seed: int, fold: int) -> str:
+    return (f", an interrupted training resumes. To change the recipe, delete {plan.fold_folder(seed, fold)} first, or "
+            "choose another --output_dir if other folds are trained already")
+
+
+def _evaluate(plan: CrossValidation, wanted: Mapping[str, Any], data_path: Path, split: Path, folder: Path, name: str,
+              log: Path, run: Run, advice: str = "") -> None:
+    if _is_evaluated(folder, wanted):
         logger.info("%s: evaluated already, %s", name, folder)
         return
     (folder / _EVALUATED).unlink(missing_ok=True)
-    command = [sys.executable, str(_ROOT / "eval.py"), "--ckpt_path", *map(str, checkpoints),
+    checkpoints = [str(plan.output / path) for path in wanted["checkpoints"]]
+    command = [sys.executable, str(_ROOT / "eval.py"), "--ckpt_path", *checkpoints,
                "--data_path", str(data_path), "--eval_split_file_path", str(split), "--output_dir", str(folder),
                *plan.device, *(["--set", *plan.eval_changes] if plan.eval_changes else [])]
-    _call(f"{name}: evaluation", command, log, run)
+    _call(f"{name}: evaluation", command, log, run, advice)
     write_json(folder / _EVALUATED, wanted)
 
 
-def _evaluation(plan: CrossValidation, checkpoints: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
-    """What an evaluation is of, the same on every machine."""
-    return {"checkpoints": [Path(os.path.relpath(path, plan.output)).as_posix() for path in checkpoints],
+def _is_evaluated(folder: Path, wanted: Mapping[str, Any]) -> bool:
+    return _read_json(folder / _EVALUATED) == wanted and (folder / "metrics.csv").is_file()
+
+
+def _evaluation(plan: CrossValidation, members: Sequence[tuple[int, int]], names: Sequence[str]) -> dict[str, Any]:
+    """What an evaluation of the networks of (seed, fold) is of, the same on every machine."""
+    checkpoints = dict(plan.checkpoint_of(*member) for member in members)
+    return {"checkpoints": {path.relative_to(plan.output).as_posix(): digest for path, digest in checkpoints.items()},
             "set": list(plan.eval_changes), "cases": split_hash(names)}
 
 
-def _call(name: str, command: list[str], log: Path, run: Run) -> None:
+def _files_hash(cases: Sequence[Case]) -> str:
+    """SHA-256 of the names, sizes and times of change of all files of cases, voxels beside a header included."""
+    listed = []
+    for path in (path for case in cases for path in (case.image_path, case.label_path) if path):
+        own = path.parent.glob(glob.escape(split_volume_name(path.name)[0]) + ".*")
+        listed += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(own)]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def _call(name: str, command: list[str], log: Path, run: Run, advice: str) -> None:
     logger.info("%s; log: %s", name, log)
     code = run(command, log)
     if code == 0:
@@ -279,7 +327,7 @@ def _call(name: str, command: list[str], log: Path, run: Run) -> None:
     last = next((line for line in reversed(said) if line.strip()), "")
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     raise UserError(f"{name} {how}: {last!r}; all it said is in {log}. Mend it and repeat the command: what is done is "
-                    "skipped, an interrupted training resumes")
+                    f"skipped{advice}")
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

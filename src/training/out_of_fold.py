@@ -12,7 +12,7 @@ from src.data.case import VOLUME_SUFFIXES, split_volume_name
 from src.errors import DataError, UserError
 from src.files import write_json
 from src.metrics.cases import METRICS, Metric, Row, class_metrics, classes_of, read_rows, summarise, write_metrics_csv
-from src.metrics.promise12 import write_promise12
+from src.metrics.promise12 import remove_promise12, write_promise12
 from src.metrics.text import text_table
 from src.report.html import write_report
 from src.training.cross_validation import CrossValidation, is_finished
@@ -82,8 +82,8 @@ def _rows(plan: CrossValidation, seed: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     for fold in plan.folds:
-        path = plan.fold_folder(seed, fold) / "metrics.csv"
-        expected = [_case_id(name) for name in plan.fold_names(seed, fold)[1]]
+        path = plan.evaluation_folder(seed, fold) / "metrics.csv"
+        expected = [_case_id(name) for name in plan.fold_names(fold)[1]]
         try:
             found = read_rows(path)
         except ValueError as error:
@@ -99,7 +99,8 @@ def _rows(plan: CrossValidation, seed: int) -> list[dict[str, Any]]:
         problems = [f"{name}: {counts[_case_id(name)]} times out of fold, expected once" for name in plan.names
                     if counts[_case_id(name)] != 1]
     if problems:
-        raise DataError([f"{problem}; delete the fold's evaluated.json and repeat the command" for problem in problems])
+        raise DataError([f"{problem}; delete the fold's folder out_of_fold and repeat the command"
+                         for problem in problems])
     return rows
 
 
@@ -116,8 +117,8 @@ def _write_seed(plan: CrossValidation, seed: int, rows: Sequence[Row], metrics: 
     of_folds = ", ".join(f"{own['fold']}: {dice.text(own['dice'])}" for own in folds)
     notes = [f"Out of fold: each case is predicted by the {plan.checkpoint} checkpoint of the fold that was not "
              "trained on it.",
-             f"Mean Dice of the folds: {of_folds}. Slices and learning curves are in {folder.name}/fold0/report.html "
-             "and so on."]
+             f"Mean Dice of the folds: {of_folds}. Slices and learning curves are in "
+             f"{folder.name}/fold0/out_of_fold/report.html and so on."]
     if plan.checkpoint == "best":
         notes.append("The best checkpoint of a fold is chosen by the Dice of the cases that are scored here, so these "
                      "figures are too good; evaluate the last one to compare.")
@@ -129,8 +130,10 @@ def _write_seed(plan: CrossValidation, seed: int, rows: Sequence[Row], metrics: 
 
 
 def _write_promise12(plan: CrossValidation, seed: int) -> None:
-    paths = [plan.fold_folder(seed, fold) / "promise12.csv" for fold in plan.folds]
-    if all(path.is_file() for path in paths):
+    paths = [plan.evaluation_folder(seed, fold) / "promise12.csv" for fold in plan.folds]
+    if not all(path.is_file() for path in paths):
+        remove_promise12(plan.seed_folder(seed))
+    else:
         # A score that a fold has is left out: the observer's table of today counts for all.
         write_promise12(plan.seed_folder(seed), [
             {key: value for key, value in row.items() if key != "score"} | {"fold": fold}

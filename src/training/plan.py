@@ -99,7 +99,7 @@ def new_plan(recipe_name: str, recipe: EasyDict, data_path: str | None, train_sp
             raise UserError("fold >= 0 takes the validation cases from the training split: "
                             "leave out --val_split_file_path, or set fold=-1")
         if not problems:
-            train, validation = fold_split(train, recipe.fold, recipe.folds, recipe.get("fold_seed", recipe.seed))
+            train, validation = fold_split(train, recipe.fold, recipe.folds, recipe.fold_seed)
     else:
         validation, more = _validation_names(Path(train_split), validation_split)
         problems += more
@@ -116,7 +116,8 @@ def resumed_plan(run_dir: str, epochs: int | None = None, data_path: str | None 
     `train_split` changes nothing: the launch scripts always pass one, and it has to be the run's own.
 
     Raises:
-        UserError: no run there, its files do not fit each other, or `train_split` has other cases.
+        UserError: no run there, its files do not fit each other, `train_split` has other cases, or the run augments in
+            the way of an earlier version.
     """
     folder = Path(run_dir)
     path = folder / _PLAN_NAME
@@ -128,12 +129,17 @@ def resumed_plan(run_dir: str, epochs: int | None = None, data_path: str | None 
             folder, saved["recipe_name"], apply_overrides(RECIPES[saved["recipe_name"]], saved["recipe"]),
             Path(data_path or saved["data_path"]).absolute(), list(saved["train_names"]),
             list(saved["validation_names"]), resumed=True, commands=tuple(saved["commands"]))
-        saved_hash = saved["split_hash"]
+        saved_hash, begun_with = saved["split_hash"], saved["recipe"]
     except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"{path}: not as a run writes it ({error}); restore it, or start a new run") from error
     if plan.split_hash() != saved_hash:
         raise UserError(f"{path}: train_names or validation_names were changed since the run began (split_hash "
                         "differs); a run continues only on the cases it began with")
+    if plan.recipe.get("augment", False) and not any(key.startswith("aug_") for key in begun_with):
+        # Its augmentation was another; the rest of the run would silently train on other samples than its beginning.
+        raise UserError(f"{path}: a run with augment=true of an earlier version: found no aug_* keys in its recipe, "
+                        "expected those that say which augmentation it trains with. Finish it with the version of the "
+                        "program that began it, or start a new run")
     if train_split and not set(plan.train_names) <= set(read_split(Path(train_split))) <= {
             *plan.train_names, *plan.validation_names}:
         raise UserError(f"{train_split}: other cases than {folder} was trained on; leave out --train_split_file_path, "

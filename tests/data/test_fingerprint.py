@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from src.data import prostate
-from src.data.fingerprint import measure, orientation, take_fingerprint
+from src.data.fingerprint import by_axis, measure, orientation, take_fingerprint
 from src.data.geometry import Geometry
 from src.errors import DataError
 from tests.data.helpers import OBLIQUE, write_case
@@ -151,6 +151,11 @@ def test_the_whole_as_lines_and_json(tmp_path):
     stored = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert stored["classes"] == 3
     assert stored["cases"][1]["class_voxels"] == [40, 15] and stored["cases"][1]["spacing"] == [0.5, 1, 4]
+
+
+def test_values_by_axis():
+    assert by_axis([128, 128, 64]) == "128 x 128 x 64"
+    assert by_axis(np.array([0.62501, 0.7, 1 / 3])) == "0.625 x 0.7 x 0.3333"
 
 
 def test_notes_on_grids(tmp_path):

@@ -14,10 +14,18 @@ from src.data import Case
 from src.data.volume_files import read_volume
 from src.errors import UserError
 from src.inference import export
-from src.inference.bundle import check_golden, file_sha256, load_bundle_predictor, max_difference, read_bundle
+from src.inference.bundle import (
+    check_golden,
+    file_sha256,
+    load_bundle_predictor,
+    max_difference,
+    read_bundle,
+    write_checksums,
+)
 from src.inference.evaluate import load_native
 from src.inference.export import SAMPLE_DATA, compare_kernels, export_checkpoint, golden_case
-from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor, recipe_of
+from src.inference.predictor import MindIRPredictor, NetworkPredictor, load_checkpoint_predictor, recipe_of
+from src.inference.tta import MirrorPredictor
 from src.ops.select import stock_kernels
 from tests.inference.helpers import bright_case
 
@@ -98,6 +106,25 @@ def test_version_1_is_what_older_programs_can_read(bundle):
     assert bundle.content["format_version"] == 1
     assert "window" not in bundle.content
     assert "classes" not in bundle.content["preprocessing"]
+
+
+def test_mirrored_copies_are_part_of_the_postprocessing(quick_load, bundle, checkpoint_path, tmp_path, monkeypatch):
+    assert bundle.mirrors == "none"
+    mirrored = read_bundle(export_checkpoint(checkpoint_path, str(tmp_path / "vnet"), changes={"tta": "x"}))
+    assert mirrored.content["format_version"] == 2
+    assert mirrored.content["postprocessing"] == {
+        "mirrors": "x", "threshold": 0.5, "largest_component": True, "connectivity": "faces"}
+    assert mirrored.mirrors == "x"
+    seen = []
+    monkeypatch.setattr(predict_script, "predict_volumes", lambda predictor, *_: seen.append(predictor))
+    for folder, mirrors, inside in ((mirrored.folder, "x", "none"), (mirrored.folder, "none", "x")):
+        content = json.loads((folder / "recipe.json").read_text())
+        content["recipe"]["tta"], content["postprocessing"]["mirrors"] = inside, mirrors  # the latter counts
+        (folder / "recipe.json").write_text(json.dumps(content))
+        write_checksums(folder)
+        assert predict_script.main(["--bundle", str(folder), "--input", str(IMAGE), "--output", str(tmp_path)]) == 0
+    assert [type(predictor) for predictor in seen] == [MirrorPredictor, MindIRPredictor]
+    assert len(seen[0].flips) == 2
 
 
 def test_golden_pair_is_the_checkpoints_answer_to_a_real_case(bundle, predictor):

@@ -152,3 +152,18 @@ def test_a_pass_that_does_not_count_leaves_the_moving_statistics(served, request
     np.testing.assert_allclose(norm.bn2d.moving_mean.asnumpy(), 0.1 * image.mean(axis=(0, 2, 3, 4)), rtol=1e-4)
     norm.set_train(False)
     np.testing.assert_allclose(norm(Tensor(image), False).asnumpy(), norm(Tensor(image)).asnumpy())
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_volume_norm_far_from_zero(relu, kernels_in_use):
+    """A mean of 1000 standard deviations: sums of squares of such values in fp32 would lose the variance."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(1000, 1, (2, 3, 16, 16, 17)).astype(np.float32)
+    weights = rng.normal(size=x.shape).astype(np.float32)
+    norm = VolumeNorm(3, relu)
+    norm.bn2d.gamma.set_data(Tensor(GAMMA))
+    norm.bn2d.beta.set_data(Tensor(BETA))
+    norm.set_train(True)
+    found = [norm(Tensor(x)).asnumpy(), *gradients(norm, x, weights)]
+    for value, wanted in zip(found, expected_norm(x, weights, relu), strict=True):
+        np.testing.assert_allclose(value, wanted, atol=1e-4 * np.abs(wanted).max())

@@ -64,6 +64,25 @@ def test_patches_and_augmentation_are_as_the_recipe_says(plan):
     assert loader.steps_per_epoch == 3
 
 
+@pytest.mark.parametrize(("changes", "warned"), [
+    ({"loss": "dice"}, True), ({"loss": "tversky"}, True), ({"loss": "dice_ce"}, False), ({"loss": "focal"}, False),
+    ({"loss": "dice", "dice_over": "batch"}, False), ({"loss": "dice", "patches": False}, False)])
+def test_patches_that_teach_nothing_are_warned_of(plan, caplog, monkeypatch, changes, warned):
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    monkeypatch.setattr(module, "_build_loader", stop)  # the warning is there before any case is read
+    recipe = apply_overrides(plan.recipe, {"patches": True, **changes})
+    with pytest.raises(Stop):
+        build_trainer(replace(plan, recipe=recipe), Backend("CPU"))
+    text = f"loss={changes['loss']} over each sample: patches without foreground have a ratio of 0"
+    assert (text in caplog.text and "use loss=dice_ce" in caplog.text) == warned
+    assert len(caplog.records) == warned
+
+
 def test_validation_sees_the_averaged_weights_and_windows_and_training_the_newest(plan, monkeypatch):
     recipe = apply_overrides(plan.recipe, {"ema_decay": 0.9, "patches": True, "classes": 2, "deep_supervision": True})
     trainer = build_trainer(replace(plan, recipe=recipe), Backend("CPU"))

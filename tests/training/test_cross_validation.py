@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 
 import pytest
@@ -6,8 +7,15 @@ import pytest
 import cross_validate
 from src.data.split import fold_split, read_split
 from src.errors import EXIT_USER_ERROR, DataError, UserError
-from src.training.cross_validation import is_finished, plan_cross_validation, run_ensemble, run_fold, run_logged
-from tests.training.cross_validation_stand_in import CASES, given, processes, read  # noqa: F401
+from src.training.cross_validation import (
+    check_test_split,
+    is_finished,
+    plan_cross_validation,
+    run_ensemble,
+    run_fold,
+    run_logged,
+)
+from tests.training.cross_validation_stand_in import CASES, given, processes, put_cases, read  # noqa: F401
 
 # ruff: noqa: F811
 
@@ -37,11 +45,12 @@ def test_a_fold_is_trained_then_evaluated_on_its_validation_cases(given, process
     assert training == [
         "--data_path", str(given["data_path"]), "--device_target", "CPU", "--recipe", "vnet_promise12", "--config",
         str(tmp_path / "recipe.json"), "--train_split_file_path", str(given["split_path"]), "--run_dir", str(folder),
-        "--set", "epochs=10", "lr=0.01", "fold=1", "folds=3", "seed=4", "fold_seed=1"]
+        "--set", "epochs=10", "lr=0.01", "fold=1", "folds=3", "seed=4", "fold_seed=1",
+        "keep_checkpoint_max=1"]
     assert evaluation == [
         "--ckpt_path", str(folder / "ckpt" / "checkpoint_vnet-10_3.ckpt"), "--data_path", str(given["data_path"]),
-        "--eval_split_file_path", str(folder / "val.csv"), "--output_dir", str(folder), "--device_target", "CPU",
-        "--set", "tta=x"]
+        "--eval_split_file_path", str(folder / "val.csv"), "--output_dir", str(folder / "out_of_fold"),
+        "--device_target", "CPU", "--set", "tta=x"]
     assert read_split(folder / "val.csv") == fold_split(CASES, 1, 3, 1)[1]
     saved = read(folder / "recipe.json")["recipe"]
     assert (saved["loss"], saved["epochs"], saved["fold"], saved["seed"]) == ("dice_ce", 10, 1, 4)
@@ -64,7 +73,7 @@ def test_what_is_done_is_skipped(given, processes):
     assert processes.scripts() == ["train.py", "eval.py"] * 3
     run_all(plan)
     assert len(processes.calls) == 6
-    (plan.fold_folder(1, 2) / "metrics.csv").unlink()
+    (plan.evaluation_folder(1, 2) / "metrics.csv").unlink()
     assert not is_finished(plan, 1, 2) and is_finished(plan, 1, 1)
     run_all(plan)
     assert processes.scripts()[6:] == ["eval.py"]
@@ -90,6 +99,8 @@ def test_a_failing_fold_stops_it_and_a_repetition_resumes(given, processes):
     log = given["output"] / "seed1" / "fold1-train.log"
     assert "seed 1, fold 1 of 3: training ended with exit code 3: 'the last words of train.py'" in str(error.value)
     assert str(log) in str(error.value)
+    folder = given["output"] / "seed1" / "fold1"
+    assert f"To change the recipe, delete {folder} first, or choose another --output_dir" in str(error.value)
     assert processes.scripts() == ["train.py", "eval.py", "train.py"]
     processes.exit_codes.clear()
     run_all(plan)
@@ -103,7 +114,8 @@ def test_a_failing_fold_stops_it_and_a_repetition_resumes(given, processes):
 def test_a_failing_evaluation_is_named_and_repeated_alone(given, processes):
     plan = plan_of(given)
     processes.exit_codes["eval.py"] = -9
-    with pytest.raises(UserError, match="fold 0 of 3: evaluation was killed by signal 9.*fold0-eval.log"):
+    with pytest.raises(UserError, match="fold 0 of 3: evaluation was killed by signal 9.*fold0-eval.log.*"
+                                        "delete .*fold0 first"):
         run_fold(plan, 1, 0)
     processes.exit_codes.clear()
     run_fold(plan, 1, 0)
@@ -148,7 +160,10 @@ def test_results_of_another_machine_need_no_checkpoints(given, processes):
     ({"changes": ["epoch=3"]}, "did you mean 'epochs'"),
     ({"eval_changes": ("tta=q",)}, "'tta': found 'q'"),
     ({"folds": 8}, "fold 0 of 8 with 7 cases"),
-    ({"folds": 1}, "expected at least 2 folds"),
+    ({"folds": 1}, "--folds 1: expected at least 2 folds"),
+    ({"folds": 0}, "--folds 0: expected at least 2 folds"),
+    ({"folds": None, "changes": ["folds=1"]}, "expected at least 2 folds"),
+    ({"changes": ["early_stopping=3"]}, "'early_stopping': found 3, expected 0.*by the Dice of the very cases"),
     ({"seeds": [1, 1]}, "each once"),
     ({"seeds": [-1]}, "'seed': found -1"),
 ])  # fmt: skip
@@ -165,17 +180,49 @@ def test_missing_data_and_split(given, tmp_path):
         plan_of(given, split_path=tmp_path / "nowhere.csv")
 
 
-def test_recipe_whose_folds_go_by_the_seed(given, processes):
+def test_folds_of_the_recipe(given):
+    assert list(plan_of(given, folds=None).folds) == [0, 1, 2, 3, 4]
+    assert list(plan_of(given, folds=None, changes=["folds=3"]).folds) == [0, 1, 2]
+
+
+def test_the_other_network_has_the_same_folds(given, processes):
     plan = plan_cross_validation(recipe_name="unet3d_brain", folds=2, seeds=[5], **given)
     run_fold(plan, 5, 0)
-    assert processes.calls[0][1][-3:] == ["fold=0", "folds=2", "seed=5"]
+    assert processes.calls[0][1][-5:] == ["fold=0", "folds=2", "seed=5", "fold_seed=1", "keep_checkpoint_max=1"]
     assert is_finished(plan, 5, 0)
+    assert read_split(plan.fold_folder(5, 0) / "val.csv") == plan_of(given, folds=2).fold_names(0)[1]
+
+
+def test_a_fold_keeps_one_checkpoint_unless_told_otherwise(given, processes, tmp_path):
+    (tmp_path / "recipe.json").write_text('{"keep_checkpoint_max": 4}')
+    for number, (options, expected) in enumerate([({}, 1), ({"changes": ["keep_checkpoint_max=3"]}, 3),
+                                                  ({"config": str(tmp_path / "recipe.json")}, 4)]):
+        plan = plan_of(given, output=tmp_path / str(number), **options)
+        run_fold(plan, 1, 0)
+        assert read(plan.fold_folder(1, 0) / "recipe.json")["recipe"]["keep_checkpoint_max"] == expected
+        assert is_finished(plan_of(given, output=tmp_path / str(number)), 1, 0), "how many are kept changes no result"
+
+
+def test_a_fold_without_the_identity_of_its_checkpoint_gets_one(given, processes):
+    """As after a kill between the training and that file: the run says that it is done, and nothing is trained."""
+    plan = plan_of(given)
+    run_fold(plan, 1, 0)
+    path = plan.fold_folder(1, 0) / "trained.json"
+    saved = path.read_text()
+    path.write_text('{"last": "checkpoint_vnet-10_3.ckpt"}')
+    assert not is_finished(plan, 1, 0)
+    processes.train = lambda arguments, code: None
+    run_fold(plan, 1, 0)
+    assert path.read_text() == saved
+    assert set(read(path)["sha256"]) == {"checkpoint_vnet-10_3.ckpt", "best.ckpt"}
+    assert processes.scripts() == ["train.py", "eval.py", "train.py"]
+    assert processes.calls[-1][1][-2:] == ["--resume", str(plan.fold_folder(1, 0))]
 
 
 def test_ensemble_of_all_networks(given, processes, tmp_path):
     plan = plan_of(given, folds=2, seeds=[1, 2], eval_changes=("tta=x",))
     run_all(plan)
-    (tmp_path / "test.csv").write_text("Case98.mhd\nCase99.mhd\n")
+    put_cases(given["data_path"], 98, 99)
     run_ensemble(plan, tmp_path / "test.csv")
     script, arguments = processes.calls[-1]
     runs = [given["output"] / f"seed{seed}" / f"fold{fold}" for seed in (1, 2) for fold in (0, 1)]
@@ -189,6 +236,58 @@ def test_ensemble_of_all_networks(given, processes, tmp_path):
     (tmp_path / "test.csv").write_text("Case98.mhd\n")
     run_ensemble(plan, tmp_path / "test.csv")
     assert len(processes.calls) == count + 1
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_ensemble_of_a_fold_that_was_trained_anew(given, processes, checkpoint):
+    plan = plan_of(given, folds=2, checkpoint=checkpoint)
+    split = put_cases(given["data_path"], 98)
+    run_all(plan)
+    run_ensemble(plan, split)
+    shutil.rmtree(plan.fold_folder(1, 0))
+    run_all(plan)
+    count = len(processes.calls)
+    run_ensemble(plan, split)
+    assert processes.scripts()[count:] == ["eval.py"]
+
+
+@pytest.mark.parametrize("changed", ["img/Case98.mhd", "img/Case98.raw", "gt/Case98_segmentation.raw"])
+def test_ensemble_on_test_data_that_changed(given, processes, tmp_path, changed):
+    plan = plan_of(given, folds=2)
+    run_all(plan)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    split = [put_cases(folder, 98) for folder in folders][0]
+    count = len(processes.calls)
+    for folder in (*folders, folders[1]):
+        run_ensemble(plan, split, folder)
+    assert [value_of(arguments, "--data_path") for _, arguments in processes.calls[count:]] == list(map(str, folders))
+    (folders[1] / changed).write_text("other voxels")
+    run_ensemble(plan, split, folders[1])
+    run_ensemble(plan, split, folders[1])
+    assert len(processes.calls) == count + 3
+
+
+def test_test_cases_that_are_not_there(given, processes, tmp_path, capsys):
+    split = put_cases(given["data_path"], 98, 99)
+    (given["data_path"] / "img" / "Case98.mhd").unlink()
+    (given["data_path"] / "gt" / "Case99_segmentation.mhd").unlink()
+    assert cross_validate.main(command_line(given, "--folds", "2", "--test_split_file_path", str(split))) \
+        == EXIT_USER_ERROR
+    said = capsys.readouterr().err
+    assert "Case98: image" in said and "Case99: ground truth" in said
+    assert processes.calls == [], "before hours of training"
+
+
+def test_test_cases_that_were_trained_on_are_refused_by_whatever_name(given, tmp_path):
+    plan = plan_of(given)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "link").symlink_to(given["data_path"])
+    (tmp_path / "test.csv").write_text("Case03.mhd\n")
+    for folder in (given["data_path"], tmp_path / "inner" / ".." / "data", tmp_path / "link"):
+        with pytest.raises(UserError, match=r"Case03.mhd in .*all.csv as well"):
+            check_test_split(plan, tmp_path / "test.csv", folder)
+    split = put_cases(tmp_path / "others", 10)
+    assert [case.case_id for case in check_test_split(plan, split, tmp_path / "others")] == ["Case10"]
 
 
 def test_test_cases_that_were_trained_on_are_refused(given, tmp_path):
@@ -215,7 +314,7 @@ def command_line(given, *arguments):
 
 
 def test_entry_script_runs_some_folds_here_and_the_others_there(given, processes, tmp_path):
-    (tmp_path / "test.csv").write_text("Case99.mhd\n")
+    put_cases(given["data_path"], 99)
     more = ["--folds", "3", "--test_split_file_path", str(tmp_path / "test.csv")]
     assert cross_validate.main(command_line(given, *more, "--only", "0,2")) == 0
     assert processes.scripts() == ["train.py", "eval.py"] * 2

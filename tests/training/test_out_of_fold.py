@@ -94,14 +94,14 @@ def test_seeds_that_are_whole_have_their_tables(run_plan, given, caplog):
 
 
 @pytest.mark.parametrize(("rows", "message"), [
-    (lambda rows: rows[:-1], "0 times in .*fold1/metrics.csv, expected once"),
-    (lambda rows: [*rows, rows[0]], "2 times in .*fold1/metrics.csv, expected once"),
-    (lambda rows: [*rows, row_of("Case77")], "Case77: in .*fold1/metrics.csv, expected none"),
+    (lambda rows: rows[:-1], "0 times in .*fold1/out_of_fold/metrics.csv, expected once"),
+    (lambda rows: [*rows, rows[0]], "2 times in .*fold1/out_of_fold/metrics.csv, expected once"),
+    (lambda rows: [*rows, row_of("Case77")], "Case77: in .*fold1/out_of_fold/metrics.csv, expected none"),
 ])  # fmt: skip
 def test_a_case_that_is_not_exactly_once_out_of_fold(run_plan, rows, message):
     plan = run_plan()
     own = [row_of(name[:-4]) for name in fold_split(CASES, 1, 3, 1)[1]]
-    write_metrics_csv(plan.fold_folder(1, 1) / "metrics.csv", rows(own))
+    write_metrics_csv(plan.evaluation_folder(1, 1) / "metrics.csv", rows(own))
     with pytest.raises(DataError, match=message):
         collect(plan)
     assert not (plan.output / "seed1" / "metrics.csv").exists()
@@ -109,7 +109,7 @@ def test_a_case_that_is_not_exactly_once_out_of_fold(run_plan, rows, message):
 
 def test_a_table_that_is_none(run_plan):
     plan = run_plan()
-    (plan.fold_folder(1, 2) / "metrics.csv").write_text("a,b\n")
+    (plan.evaluation_folder(1, 2) / "metrics.csv").write_text("a,b\n")
     with pytest.raises(UserError, match="seed 1, fold 2: .*columns a, b"):
         collect(plan)
 
@@ -130,8 +130,8 @@ def test_several_classes(run_plan, caplog):
     label[1:3, 1:3], label[3:5, 1:3] = 1, 2
     for fold in plan.folds:
         rows = [evaluate_case(name[:-4], np.minimum(label, 1 + (name != CASES[0])), label, (1, 1, 1), 3)
-                for name in plan.fold_names(1, fold)[1]]
-        write_metrics_csv(plan.fold_folder(1, fold) / "metrics.csv", rows)
+                for name in plan.fold_names(fold)[1]]
+        write_metrics_csv(plan.evaluation_folder(1, fold) / "metrics.csv", rows)
     summary = collect(plan)
     # Case00 calls class 2 class 1: Dice 2 * 16 / (32 + 16) and 0.
     assert summary["dice"]["mean"] == 1
@@ -148,10 +148,21 @@ def test_promise12_out_of_fold(run_plan):
     mask[1:5, 1:5, 1:5] = 1
     for fold in plan.folds:
         rows = [{"case_id": name[:-4], **region_metrics(mask, mask, Geometry(mask.shape)), "score": 1.0}
-                for name in plan.fold_names(1, fold)[1]]
-        write_rows(plan.fold_folder(1, fold) / "promise12.csv", rows, ["case_id", *KEYS, "score", "flag"])
+                for name in plan.fold_names(fold)[1]]
+        write_rows(plan.evaluation_folder(1, fold) / "promise12.csv", rows, ["case_id", *KEYS, "score", "flag"])
     collect(plan)
     lines = table(plan.output / "seed1" / "promise12.csv")
     assert list(lines[0]) == ["case_id", "fold", *KEYS, "flag"] and len(lines) == 7
     summary = read(plan.output / "seed1" / "promise12.json")
     assert (summary["cases"], summary["dice_apex"]["mean"], summary["score"]) == (7, 1.0, None)
+    other = run_plan(eval_changes=("scoring=none",))
+    collect(other)
+    assert not list(other.output.rglob("promise12*")), "tables of another evaluation"
+
+
+def test_an_evaluation_by_hand_changes_nothing(run_plan):
+    """`eval.py` without `--output_dir` writes into the run folder of its checkpoint."""
+    plan = run_plan()
+    names = plan.fold_names(1)[1]
+    write_metrics_csv(plan.fold_folder(1, 1) / "metrics.csv", [row_of(name[:-4], bonus=0.3) for name in names])
+    assert collect(plan)["dice"]["mean"] == pytest.approx(0.53)

@@ -52,7 +52,7 @@ def test_folds_go_by_their_own_seed(data):
     assert other_folds == fold_split(NAMES[:8], 0, 4, seed=7)[1] != usual
     brain = load_recipe("unet3d_brain", overrides=["fold=0", "folds=4", "seed=7"])
     plan = new_plan("unet3d_brain", brain, str(data / "data"), str(data / "train.csv"))
-    assert plan.validation_names == other_folds  # that recipe has one seed for both
+    assert plan.validation_names == usual
 
 
 def test_problems_of_both_splits_are_collected(data):
@@ -108,6 +108,24 @@ def test_a_resumed_run_keeps_its_cases(data):
     path.write_text(json.dumps({**saved, "train_names": NAMES[:7]}))
     with pytest.raises(UserError, match="were changed"):
         resumed_plan(str(data / "run"))
+
+
+def test_a_run_with_the_augmentation_of_an_earlier_version_is_refused(data):
+    """Its recipe has `augment` alone; with today's defaults of aug_* the rest would train on other samples."""
+    path = data / "run" / "recipe.json"
+    for overrides, keep, refused in ((["augment=true"], False, True), (["augment=true"], True, False),
+                                     (["augment=false"], False, False)):
+        plan_of(data, *overrides).save({})
+        saved = json.loads(path.read_text())
+        recipe = {key: value for key, value in saved["recipe"].items() if keep or not key.startswith("aug_")}
+        path.write_text(json.dumps({**saved, "recipe": recipe}))
+        if refused:
+            with pytest.raises(UserError, match=r"recipe\.json: .* earlier version: found no aug_\* keys .* expected .*"
+                                                r"Finish it with the version .* or start a new run"):
+                resumed_plan(str(data / "run"))
+        else:
+            assert resumed_plan(str(data / "run")).recipe.augment == (overrides == ["augment=true"])
+        path.unlink()
 
 
 def test_data_may_move(data, monkeypatch):

@@ -20,7 +20,7 @@ class Constants {
  public:
   explicit Constants(int64_t channels)
       : channels_(channels), next_(scratch(channels * 16)) {}
-  float* floats() { return take(1); }
+  float* floats(int vectors = 1) { return take(vectors); }
   double* doubles(int vectors) { return reinterpret_cast<double*>(take(2 * vectors)); }
 
  private:

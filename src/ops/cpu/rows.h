@@ -83,11 +83,12 @@ VNET_INLINE void put(bool streamed, T* p, f16 x) {
   streamed ? stream(p, x) : store(p, x);
 }
 
-// The first `count` (1 to 16) elements; the other lanes are zero.
+// The first `count` (1 to 16) elements; the other lanes are `rest`.
 template <class T>
-VNET_INLINE f16 load_part(const T* p, int64_t count) {
+VNET_INLINE f16 load_part(const T* p, int64_t count, float rest = 0.0f) {
   if (count >= kLanes) return load(p);
-  float lanes[kLanes] = {};
+  float lanes[kLanes];
+  std::fill_n(lanes, kLanes, rest);
   for (int64_t lane = 0; lane < count; ++lane) lanes[lane] = to_float(p[lane]);
   return load(lanes);
 }
