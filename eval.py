@@ -7,6 +7,7 @@ from pathlib import Path
 from src.arguments import add_device_arguments, add_recipe_arguments
 from src.backend import create_backend
 from src.config import read_changes
+from src.data.split import split_hash, split_problems
 from src.errors import entry_point
 from src.inference.compose import load_predictor
 from src.inference.output import evaluate_split, output_folders
@@ -35,9 +36,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     setup_logging()
-    backend = create_backend(args.device_target, args.dev_id, bool(args.run_distribute), args.device_num)
+    changes = read_changes(args.config, args.set)
+    names, _ = split_problems(args.eval_split_file_path)  # told below, with those of the cases
+    agreed = {"cases": split_hash(names), "checkpoints": [path.name for path in args.ckpt_path], **changes}
+    backend = create_backend(args.device_target, args.dev_id, bool(args.run_distribute), args.device_num,
+                             settings=agreed)
     setup_logging(quiet=not backend.is_main)
-    predictor, recipe, checkpoints = load_predictor(args.ckpt_path, read_changes(args.config, args.set))
+    predictor, recipe, checkpoints = load_predictor(args.ckpt_path, changes)
     folders = output_folders(args.ckpt_path, recipe, args.output_dir)
     evaluate_split(predictor, recipe, checkpoints, args.data_path, args.eval_split_file_path, folders,
                    bool(args.save_predictions), backend)

@@ -56,13 +56,13 @@ def main(argv: list[str] | None = None) -> None:
     plan = make_plan(args)
     if args.check_data:
         return check_data(plan)
-    if args.run_distribute and plan.recipe.get("parallel") != "pipeline":
+    if args.run_distribute and not plan.problems and plan.recipe.get("parallel") != "pipeline":
         check_world_size(args.device_num, len(plan.train_names))
     backend = create_backend(args.device_target, args.device_id, bool(args.run_distribute), args.device_num,
-                             plan.recipe)
+                             plan.recipe, {"cases": plan.split_hash(), "resumed": plan.resumed})
     log_name = "train.log" if backend.world_size == 1 else f"train_rank{backend.rank}.log"
     setup_logging(plan.run_dir / log_name, quiet=not backend.is_main)
-    check_data(plan)
+    check_data(plan, backend)
     trainer = build_trainer(plan, backend)
     if trainer.finished:
         logger.info("%s is done: %d of %d epochs%s; --epochs N with a larger N extends it", plan.run_dir,

@@ -97,7 +97,7 @@ check_device_list() {
 
 # Fill DEVICES from an hccl.json of one server. Read with the shell's own tools: its device objects are flat.
 read_rank_table() {
-    local table=${ARG[RANK_TABLE_FILE]} text entry device rank found=0
+    local table=${ARG[RANK_TABLE_FILE]} text entry device rank repeated found=0
     text=$(tr -d '[:space:]' <"$table")
     [[ $text == '{'*'"server_list":['*']'*'}' ]] ||
         fail "RANK_TABLE_FILE '$table' is no whole rank table (JSON object with server_list); make it with hccl_tools"
@@ -107,10 +107,14 @@ read_rank_table() {
         rank=$(grep -oE '"rank_id":"?[0-9]+' <<<"$entry" | grep -oE '[0-9]+$' || true)
         [[ -z $device || -z $rank ]] || DEVICES[rank]=$device
     done < <(grep -oE '\{[^{}]*"device_id"[^{}]*\}' <<<"$text")
+    (($(grep -o '"server_id":' <<<"$text" | wc -l) < 2)) ||
+        fail "RANK_TABLE_FILE '$table' is that of several servers; give - in its place and NODE_NUM, NODE_RANK, MASTER_ADDR, MASTER_PORT on each"
     ((found == ARG[DEVICE_NUM])) ||
         fail "DEVICE_NUM is ${ARG[DEVICE_NUM]}, but RANK_TABLE_FILE '$table' lists $found devices"
     [[ ${!DEVICES[*]} == "$(seq -s ' ' 0 $((ARG[DEVICE_NUM] - 1)))" ]] ||
         fail "RANK_TABLE_FILE '$table' has the rank_ids '${!DEVICES[*]}', expected each of 0 to $((ARG[DEVICE_NUM] - 1)) once"
+    repeated=$(printf '%s\n' "${DEVICES[@]}" | sort -n | uniq -d | paste -sd,)
+    [[ -z $repeated ]] || fail "RANK_TABLE_FILE '$table' lists device $repeated more than once"
 }
 
 # Set PYTHON. In this order: $PYTHON; the python3 on PATH; but where that is the system's own and the repository
@@ -189,7 +193,7 @@ run_ranks() {
 
 # train_by_msrun DEVICE_TARGET LOG LOG_DIR: DEVICE_NUM ranks on this machine, of NODE_NUM machines.
 train_by_msrun() {
-    local nodes=${NODE_NUM:-1} node=${NODE_RANK:-0} address=${MASTER_ADDR:-127.0.0.1} port=${MASTER_PORT:-} listen=()
+    local nodes=${NODE_NUM:-1} node=${NODE_RANK:-0} address=${MASTER_ADDR:-127.0.0.1} listen=()
     need msrun "it comes with MindSpore: activate the environment that has it, or run bash scripts/quickstart.sh"
     [[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "NODE_NUM is '$nodes', expected a whole number of 1 or more"
     [[ $node =~ ^(0|[1-9][0-9]{0,5})$ && $node -lt $nodes ]] ||
@@ -198,36 +202,18 @@ train_by_msrun() {
         fail "NODE_NUM is $nodes: set MASTER_ADDR (address of node 0) and MASTER_PORT, the same on all nodes"
     distributed_arguments "$1" "$nodes"
     check_port
-    [[ -n $port ]] || port=$(free_port)
-    ((node)) || listen=(--listen "$address:$port")
+    ((node)) || listen=(--listen "$address")
     export LOCAL_WORLD_SIZE=${ARG[DEVICE_NUM]}
     run_ranks "$2" "$3" "${listen[@]}" msrun --worker_num="$((ARG[DEVICE_NUM] * nodes))" \
-        --local_worker_num="${ARG[DEVICE_NUM]}" --node_rank="$node" --master_addr="$address" --master_port="$port" \
+        --local_worker_num="${ARG[DEVICE_NUM]}" --node_rank="$node" --master_addr="$address" --master_port="{port}" \
         --cluster_time_out="${MS_TOPO_TIMEOUT:-120}" --join=True python3 "${TRAIN[@]}"
 }
 
-# Check the form of MASTER_PORT where one is given; run_ranks.py sees whether it is free.
+# Check the form of MASTER_PORT and MS_TOPO_TIMEOUT where they are given; run_ranks.py sees whether the port is free.
 check_port() {
     local port=${MASTER_PORT:-1024}
+    [[ ${MS_TOPO_TIMEOUT:-120} =~ ^[1-9][0-9]*$ ]] ||
+        fail "MS_TOPO_TIMEOUT is '$MS_TOPO_TIMEOUT', expected a whole number of seconds such as 120"
     [[ $port =~ ^[1-9][0-9]{3,4}$ && $port -ge 1024 && $port -lt 65535 ]] ||
         fail "MASTER_PORT is '$MASTER_PORT', expected a port from 1024 to 65534"
-}
-
-# Print a TCP port with a free one above it, below the range that outgoing connections draw from. A taken port would
-# cost MindSpore about ten minutes of retries.
-free_port() {
-    local port
-    for _ in {1..50}; do
-        port=$((10000 + RANDOM % 20000))
-        answers "$port" || answers $((port + 1)) || {
-            echo "$port"
-            return
-        }
-    done
-    fail "found no free port between 10000 and 29999; set MASTER_PORT"
-}
-
-# answers PORT: whether somebody listens there.
-answers() {
-    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }

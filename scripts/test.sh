@@ -19,7 +19,10 @@ check() {
 
 check ruff ruff check .
 check mypy mypy
-check pytest python -m pytest "$@"
+# Two tests at a time: most of them wait for MindSpore's compiler, which has one thread. The kernels' threads must not
+# spin then: they would take the other test's core. Tests of a file stay together, since they share what they made.
+export OMP_WAIT_POLICY=passive
+check pytest python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 if ((${#failed[@]})); then
     echo "failed: ${failed[*]}" >&2
     exit 1

@@ -17,10 +17,10 @@ if [[ -n ${HOSTFILE:-} ]]; then
     nodes=${#names[@]}
     ((nodes)) || fail "HOSTFILE '$HOSTFILE' names no host"
     MASTER_ADDR=${MASTER_ADDR:-${names[0]}}
-    MASTER_PORT=${MASTER_PORT:-$(free_port)}
-    export MASTER_ADDR MASTER_PORT
+    export MASTER_ADDR
     hosts=(-n $((ARG[DEVICE_NUM] * nodes)) --hostfile "$HOSTFILE" --map-by "ppr:${ARG[DEVICE_NUM]}:node")
-    for name in PATH CUDA_VISIBLE_DEVICES MASTER_ADDR MASTER_PORT MS_TOPO_TIMEOUT LD_LIBRARY_PATH OMP_NUM_THREADS; do
+    hosts+=(-x MASTER_PORT)  # which run_ranks.py sets where it is not given
+    for name in PATH CUDA_VISIBLE_DEVICES MASTER_ADDR MS_TOPO_TIMEOUT LD_LIBRARY_PATH OMP_NUM_THREADS; do
         [[ -z ${!name:-} ]] || hosts+=(-x "$name")
     done
 fi

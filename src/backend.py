@@ -3,25 +3,31 @@
 Ascend and GPU paths are written against the documented API and were not run here: no such device was at hand.
 """
 
+import atexit
 import functools
 import logging
 import os
 import signal
 import threading
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 from mindspore import communication
 
 from src import ranks
-from src.errors import UserError
+from src.control import Control, meet
+from src.errors import UserError, has_failed
 from src.ops.select import use_cpu_kernels
 
 logger = logging.getLogger(__name__)
 
 _INTERRUPT_HANDLER = signal.getsignal(signal.SIGINT)
+
+_LATE_SECONDS = 7 * 24 * 3600
 
 DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
 
@@ -44,6 +50,7 @@ class Backend:
         world_size: number of processes that train together.
         amp_level: O0 (fp32), O2 or O3 (fp16), bf16 (on Ascend as O2; on CPU the kernels store activations in bf16).
         loss_scaling: off, fixed or dynamic.
+        control: this rank's connections to the others, where there are others and the launcher says where they meet.
     """
 
     device_target: str
@@ -52,6 +59,7 @@ class Backend:
     world_size: int = 1
     amp_level: str = "O0"
     loss_scaling: str = "off"
+    control: Control | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -64,7 +72,7 @@ class Backend:
 
 
 def create_backend(device_target: str = "CPU", device_id: int = 0, distribute: bool = False, device_num: int = 1,
-                   recipe: Mapping[str, Any] | None = None) -> Backend:
+                   recipe: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None) -> Backend:
     """Set MindSpore's device, mode and ranks, once, before any kernel runs.
 
     Args:
@@ -73,20 +81,24 @@ def create_backend(device_target: str = "CPU", device_id: int = 0, distribute: b
         distribute: join the other ranks (started by msrun, mpirun or with an HCCL rank table).
         device_num: number of ranks that the caller expects when `distribute` is set.
         recipe: its `amp_level`, `loss_scaling` and `seed` take effect; fp32 without one.
+        settings: what else has to be the same on all ranks, by name; recipe, device and code have to be as well.
 
     Raises:
-        UserError: the device is not there, the ranks cannot be joined, or their number is not `device_num`.
+        UserError: the device is not there, the ranks cannot be joined, or they differ.
     """
     recipe = recipe or {"amp_level": "O0", "loss_scaling": "off", "seed": 1}
     ms.set_context(mode=ms.GRAPH_MODE)
     _set_device(device_target, _rank_device(device_id) if distribute else device_id)
     ms.set_seed(recipe["seed"])
-    rank, world_size = _join_ranks(device_num) if distribute else (0, 1)
+    rank, world_size, control = 0, 1, None
+    if distribute:
+        rank, world_size, control = _join_ranks(device_num, {
+            **recipe, **(settings or {}), "device_target": device_target, "code": _code_in_use()})
     amp_level, loss_scaling = _resolve_precision(device_target, recipe)
     if device_target == "CPU" and not _share_cores(world_size) and amp_level == "bf16":
         logger.warning("amp_level bf16 needs the CPU kernels: computing in fp32")
         amp_level = "O0"
-    return Backend(device_target, device_id, rank, world_size, amp_level, loss_scaling)
+    return Backend(device_target, device_id, rank, world_size, amp_level, loss_scaling, control)
 
 
 def restore_interrupt() -> None:
@@ -142,6 +154,8 @@ def _set_device(device_target: str, device_id: int | None) -> None:
     if device_target not in found:  # set_device would first log the libraries that it misses
         raise UserError(f"device target {device_target} is not available: found MindSpore {ms.__version__} with "
                         f"{' and '.join(found)} only; {_INSTALL_HINT[device_target]}, or use --device_target CPU")
+    if device_id is not None and device_id < 0:
+        raise UserError(f"--device_id {device_id}: expected 0 or more")
     try:
         ms.set_device(device_target, device_id)
     except (RuntimeError, ValueError) as error:
@@ -152,8 +166,11 @@ def _set_device(device_target: str, device_id: int | None) -> None:
                         f"{_INSTALL_HINT[device_target]}, or use --device_target CPU") from error
 
 
-def _join_ranks(device_num: int) -> tuple[int, int]:
-    _find_ranks(device_num)
+def _join_ranks(device_num: int, settings: Mapping[str, Any]) -> tuple[int, int, Control | None]:
+    control = _find_ranks(device_num, settings)
+    if control is not None:
+        # Before MindSpore's own way out, which may wait for a rank that is gone.
+        atexit.register(lambda: control.leave(has_failed()))
     try:
         communication.init()
         rank, world_size = communication.get_rank(), communication.get_group_size()
@@ -164,11 +181,11 @@ def _join_ranks(device_num: int) -> tuple[int, int]:
     _check_number(device_num, world_size)
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True,
                                  device_num=world_size)
-    return rank, world_size
+    return rank, world_size, control
 
 
-def _find_ranks(device_num: int) -> None:
-    """See that the other ranks are there, and start the scheduler that mpirun does not know of."""
+def _find_ranks(device_num: int, settings: Mapping[str, Any]) -> Control | None:
+    """Meet the other ranks, and start the scheduler that mpirun does not know of; None where others see to that."""
     environ = os.environ
     if ranks.JOB in environ:
         ranks.end_with_parent()
@@ -178,13 +195,25 @@ def _find_ranks(device_num: int) -> None:
                         "scripts/train_distribute*.sh, msrun or mpirun, or with --run_distribute 0 for one process")
     rank = ranks.rank_of(environ)
     if environ.get("MS_ROLE") != "MS_WORKER" or rank is None:
-        return  # the scheduler; or ranks that HCCL or MindSpore number and wait for
+        return None  # the scheduler; or ranks that HCCL or MindSpore number and wait for
     world_size, host, port = int(environ["MS_WORKER_NUM"]), environ["MS_SCHED_HOST"], int(environ["MS_SCHED_PORT"])
     _check_number(device_num, world_size)
     if by_mpirun and rank == 0:
         ranks.check_port(host, port)
         ranks.start_scheduler("from src.backend import serve; serve()", environ)
-    ranks.meet(host, port + 1, rank, world_size, float(environ.get("MS_TOPO_TIMEOUT") or ranks.JOIN_SECONDS))
+    # How late a rank may come to one of MindSpore's collectives on CPU (30 s by itself). One that is gone is noticed by
+    # our own connections, at once; one that computes or loads longer is waited for.
+    environ["MS_NODE_TIMEOUT"] = str(_LATE_SECONDS)
+    return meet(host, port + 1, rank, world_size, ranks.join_seconds(environ), settings)
+
+
+def _code_in_use() -> str:
+    """Return what tells this program, and the MindSpore below it, from another one."""
+    source = Path(__file__).parent
+    checksum = 0
+    for path in sorted(path for path in source.rglob("*") if path.suffix in (".py", ".cc", ".h")):
+        checksum = zlib.crc32(path.read_bytes(), zlib.crc32(str(path.relative_to(source)).encode(), checksum))
+    return f"{checksum:08x} with MindSpore {ms.__version__}"
 
 
 def _check_number(device_num: int, world_size: int) -> None:

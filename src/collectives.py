@@ -1,7 +1,8 @@
 """What the ranks of a run tell each other beside gradients: shares of cases, their results, averaged statistics.
 
-Every rank has to call these functions, at the same point of its run. With one rank they cost nothing. Of MindSpore's
-collectives on CPU, AllGather and the sum of AllReduce work, in fp32.
+Every rank has to call these functions, at the same point of its run. With one rank they cost nothing. They go over the
+ranks' own connections (src/control.py); ranks that HCCL joined by a rank table have none and take MindSpore's AllGather
+(not run here).
 """
 
 import pickle
@@ -26,6 +27,8 @@ def gather(backend: Backend, value: T) -> list[T]:
     """Return the values of all ranks, in rank order and exactly as they were; whatever can be pickled."""
     if backend.world_size == 1:
         return [value]
+    if backend.control is not None:
+        return backend.control.gather(value)
     payload = np.frombuffer(pickle.dumps(value), np.uint8)
     sizes = _gather_bytes(np.frombuffer(np.int64(payload.size).tobytes(), np.uint8), backend.world_size)
     lengths = [int(np.frombuffer(row.tobytes(), np.int64)[0]) for row in sizes]
@@ -69,12 +72,9 @@ def average(backend: Backend, parameters: Sequence[Parameter]) -> None:
     """Set fp32 parameters to their mean over the ranks."""
     if backend.world_size == 1 or not parameters:
         return
-    values = [parameter.asnumpy() for parameter in parameters]
-    flat = np.concatenate([value.ravel() for value in values])
-    total = ops.AllReduce(ops.ReduceOp.SUM)(Tensor(flat)).asnumpy()
-    ends = np.cumsum([value.size for value in values])[:-1]
-    for parameter, value, mean in zip(parameters, values, np.split(total / backend.world_size, ends), strict=True):
-        parameter.set_data(Tensor(mean.reshape(value.shape).astype(np.float32)))
+    everywhere = gather(backend, [parameter.asnumpy() for parameter in parameters])
+    for parameter, *values in zip(parameters, *everywhere, strict=True):
+        parameter.set_data(Tensor(np.mean(values, axis=0, dtype=np.float64).astype(np.float32)))
 
 
 def _gather_bytes(values: np.ndarray, world_size: int) -> np.ndarray:

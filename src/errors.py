@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+_failed = False
+
 # As src/ops/cpu/entry.h words it; MindSpore puts lines of its own around it.
 _NO_MEMORY = re.compile(r"CPU kernel \w+: not enough memory[^\n]*")
 
@@ -29,6 +31,11 @@ class DataError(UserError):
         super().__init__("\n  - ".join([head, *self.problems]))
 
 
+def has_failed() -> bool:
+    """Return whether this process ends in an error, as far as can be told: for what runs at its end."""
+    return _failed or hasattr(sys, "last_value")
+
+
 def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap an entry script's `main`: what the user can mend becomes one message on stderr and exit code 2.
 
@@ -38,8 +45,7 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
     traceback.
     """
 
-    @functools.wraps(main)
-    def wrapped(*args: object) -> int:
+    def run(*args: object) -> int:
         try:
             return main(*args) or 0
         except UserError as error:
@@ -60,5 +66,12 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
             print("interrupted; files written so far are whole, and a training run continues with --resume RUN_DIR",
                   file=sys.stderr)
             return EXIT_INTERRUPTED
+
+    @functools.wraps(main)
+    def wrapped(*args: object) -> int:
+        global _failed
+        code = run(*args)
+        _failed = _failed or code != 0
+        return code
 
     return wrapped

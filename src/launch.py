@@ -19,19 +19,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from src.control import LOST_RANK
+from src.errors import EXIT_USER_ERROR
 from src.ranks import JOB, LOG_DIR, end_with_parent, rank_of
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
+KILL_SECONDS = 30.0  # that processes may take to end after SIGKILL
 LAST_LINES = 15
 
 # How msrun 2.8 and Open MPI 4 and 5 say which rank failed, and how. Where they are silent, their exit code counts.
+# (Open MPI 5: by its source, not run here.)
 _MSRUN_FAILURE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 _MSRUN_START = re.compile(r"Start (scheduler|worker) process")
 _MPIRUN_SIGNAL = re.compile(r"process rank (\d+) with PID .* exited on\s+signal (\d+)")
-_MPIRUN_NAME = re.compile(r"Process name: \[\[\d+,\d+\],(\d+)\]")
+_MPIRUN_NAME = re.compile(r"Process name: \[.*,(\d+)\]")
 _MPIRUN_CODE = re.compile(r"Exit code:\s+(\d+)")
 _MPIRUN_TAG = re.compile(r"\[\d+,(\d+)\]<std(?:out|err)>:")
 
@@ -88,11 +92,18 @@ def processes_of(job: str) -> dict[int, dict[str, str]]:
 
 
 def end_processes(job: str, grace: float = GRACE_SECONDS) -> None:
-    """End every process of a job: by SIGTERM, and by SIGKILL after `grace` seconds."""
+    """End every process of a job: by SIGTERM, and by SIGKILL after `grace` seconds.
+
+    One that does not end then, such as in a call to a file server that is gone, is named and left.
+    """
     deadline = time.monotonic() + grace
     asked: set[int] = set()
     while running := processes_of(job):
         late = time.monotonic() > deadline
+        if time.monotonic() > deadline + KILL_SECONDS:
+            logger.error("process%s %s: still there %.0f s after SIGKILL, waiting for a disk or a device; look at them "
+                         "with ps", "es" * (len(running) > 1), ", ".join(map(str, running)), KILL_SECONDS)
+            return
         for pid in running:
             if late or pid not in asked:
                 _signal(pid, signal.SIGKILL if late else signal.SIGTERM)
@@ -159,7 +170,16 @@ class _Starter:
         return list(self.recent[rank])
 
     def report(self, rank: int, status: int) -> int:
-        """Say which rank failed and how, and return the job's exit code."""
+        """Say which rank failed and how, and return the job's exit code.
+
+        One that ended because a rank of another machine is gone names that one.
+        """
+        log = self.log_of(rank) if rank >= 0 else self.log_dir
+        gone = next((found for line in reversed(self.last_lines(rank)) if (found := LOST_RANK.search(line))), None)
+        if status == EXIT_USER_ERROR and gone:
+            logger.error("%s, so all ranks here are ended, rank %d by itself; its log: %s; --resume RUN_DIR continues "
+                         "from the last checkpoint", gone[0], rank, log)
+            return status
         if status > 0:
             how = f"ended with exit code {status}"
             if rank and (last := self.last_lines(rank)):  # rank 0's were shown
@@ -168,8 +188,10 @@ class _Starter:
             how = f"was killed by {_signal_name(-status)}"
             if -status == signal.SIGKILL:
                 how += " (by hand, or by the kernel for want of memory: see dmesg)"
+            elif -status == signal.SIGTERM:
+                how += " (not by this launcher: by hand, or by MindSpore, which missed another rank)"
         logger.error("rank %s %s, so all ranks are ended; its log: %s%s", rank if rank >= 0 else "?", how,
-                     self.log_of(rank), "" if status > 0 else "; --resume RUN_DIR continues from the last checkpoint")
+                     log, "" if status > 0 else "; --resume RUN_DIR continues from the last checkpoint")
         return status if status > 0 else 128 - status
 
     def end(self) -> None:
@@ -238,7 +260,7 @@ class _Mpirun(_Starter):
         _, *pieces = _MPIRUN_TAG.split(line)
         if pieces:
             for rank, text in zip(map(int, pieces[::2]), pieces[1::2], strict=True):
-                self.begun[rank] += text
+                self.begun[rank] += text if self.begun[rank] else text.removeprefix(" ")  # of Open MPI 5's tag
             self.recent[rank].append(self.begun.pop(rank))
             if rank == 0:
                 _print(self.recent[rank][-1])

@@ -1,5 +1,6 @@
-"""A rank's place among the others: what its launcher says in the environment, and meeting the others before MindSpore
-joins them. Nothing here needs MindSpore.
+"""A rank's place among the others, as its launcher says it in the environment; ports and the scheduler they meet at.
+
+Nothing here needs MindSpore.
 """
 
 import ctypes
@@ -21,7 +22,6 @@ LOG_DIR = "VNET_LOG_DIR"  # where the launcher keeps the logs of ranks
 JOIN_SECONDS = 120  # to wait for the other ranks; MindSpore's own variable MS_TOPO_TIMEOUT changes it
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-_ALL_THERE = "all there"
 
 
 def rank_of(environ: Mapping[str, str]) -> int | None:
@@ -34,16 +34,20 @@ def rank_of(environ: Mapping[str, str]) -> int | None:
 
 def local_world_size(world_size: int, environ: Mapping[str, str]) -> int:
     """Return the number of ranks on this machine; all of them unless the launcher says otherwise."""
+    if world_size == 1:
+        return 1  # whatever another job has left in the environment
     return int(environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or environ.get("LOCAL_WORLD_SIZE") or world_size)
 
 
 def check_world_size(world_size: int, cases: int) -> None:
     """Refuse ranks that would have no case of their own; each rank finds the same before it joins the others.
 
+    No cases at all are another problem, which the check of the data tells.
+
     Raises:
         UserError: there are more ranks than training cases.
     """
-    if world_size > cases:
+    if 0 < cases < world_size:
         raise UserError(f"{world_size} ranks for {cases} training case{'s' * (cases != 1)}: every rank needs one of "
                         f"its own; start {cases} ranks at most (DEVICE_NUM of the launch scripts), or add cases")
 
@@ -140,84 +144,22 @@ def check_port(host: str, port: int) -> None:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise _cannot_listen(host, port, error) from error
+        raise cannot_listen(host, port, error) from error
 
 
-def meet(host: str, port: int, rank: int, world_size: int, seconds: float = JOIN_SECONDS) -> None:
-    """Return when all ranks have called this; rank 0 listens at `host`:`port`, the others come to it.
-
-    MindSpore's own joining waits up to ten minutes in C++, where no thread or signal handler of Python can end it.
+def join_seconds(environ: Mapping[str, str]) -> float:
+    """Return how long ranks wait for each other at the start.
 
     Raises:
-        UserError: rank 0 cannot listen or cannot be reached, a rank did not come within `seconds`, or the ranks differ
-            in what they know of each other. All ranks that came raise the same.
+        UserError: MS_TOPO_TIMEOUT is no number of seconds.
     """
-    deadline = time.monotonic() + seconds
-    problem = (_welcome(host, port, world_size, deadline, seconds) if rank == 0 else
-               _report(host, port, rank, world_size, deadline, seconds))
-    if problem:
-        raise UserError(problem)
+    text = environ.get("MS_TOPO_TIMEOUT") or str(JOIN_SECONDS)
+    if not text.isdigit() or int(text) == 0:
+        raise UserError(f"MS_TOPO_TIMEOUT is {text!r}, expected a whole number of seconds such as {JOIN_SECONDS}")
+    return float(text)
 
 
-def _welcome(host: str, port: int, world_size: int, deadline: float, seconds: float) -> str:
-    """Wait for ranks 1 to `world_size` - 1, tell each what is wrong, nothing by default, and return that."""
-    problem, came = "", dict[int, socket.socket]()
-    try:
-        server = socket.create_server((host, port), backlog=world_size)
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
-    with server:
-        while not problem and len(came) < world_size - 1 and (left := deadline - time.monotonic()) > 0:
-            server.settimeout(left)
-            try:
-                connection, _ = server.accept()
-                connection.settimeout(5)
-                rank, size = map(int, connection.makefile().readline().split())
-            except (OSError, ValueError):
-                continue  # the time is up, or something else knocked
-            if size != world_size:
-                problem = (f"rank {rank} was started as one of {size} ranks, rank 0 as one of {world_size}; "
-                           "NODE_NUM and DEVICE_NUM have to be the same on all nodes")
-            elif rank in came or not 0 < rank < world_size:
-                problem = f"rank {rank} came twice; each node needs a NODE_RANK of its own, from 0 to NODE_NUM - 1"
-            came[rank] = connection
-    missing = [str(rank) for rank in range(1, world_size) if rank not in came]
-    if missing and not problem:
-        problem = (f"rank{'s' * (len(missing) > 1)} {', '.join(missing)} of {world_size} did not come within "
-                   f"{seconds:.0f} s; look at their logs, and whether all nodes were started and reach {host}:{port} "
-                   "(MS_TOPO_TIMEOUT=SECONDS waits longer)")
-    for connection in came.values():
-        with connection:
-            try:
-                connection.sendall(f"{problem or _ALL_THERE}\n".encode())
-            except OSError:
-                continue  # it has ended; its launcher says so
-    return problem
-
-
-def _report(host: str, port: int, rank: int, world_size: int, deadline: float, seconds: float) -> str:
-    """Go to rank 0, wait for its word, and return it."""
-    while True:
-        try:
-            connection = socket.create_connection((host, port), timeout=5)
-            break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                return (f"rank {rank} did not reach rank 0 at {host}:{port} within {seconds:.0f} s ({error}); look at "
-                        "its log, at MASTER_ADDR and MASTER_PORT, and at the firewall between the nodes "
-                        "(MS_TOPO_TIMEOUT=SECONDS waits longer)")
-            time.sleep(0.1)
-    lost = f"rank {rank} lost rank 0 while they waited for the others; look at the log of rank 0"
-    with connection:
-        try:
-            connection.sendall(f"{rank} {world_size}\n".encode())
-            connection.settimeout(max(0.0, deadline - time.monotonic()) + 10)
-            word = connection.makefile().readline().strip()
-        except OSError:
-            return lost
-    return "" if word == _ALL_THERE else word or lost
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
+def cannot_listen(host: str, port: int, error: OSError) -> UserError:
+    """Return what to tell the user when rank 0 cannot listen at `host`:`port`."""
     return UserError(f"rank 0 cannot listen at {host}:{port} ({os.strerror(error.errno or 0)}); set MASTER_PORT "
                      "to a port that is free together with the next one, and MASTER_ADDR to the address of rank 0")

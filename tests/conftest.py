@@ -1,10 +1,24 @@
 """What all tests share."""
 
+from pathlib import Path
+
 import mindspore as ms
 import pytest
 
 from src.ops import select
 from src.ops.cpu.library import KernelLibrary, load_library
+
+
+# They start whole programs and take minutes: first, so that no worker is left alone with one at the end.
+LONGEST = ("test_end_to_end.py", "test_distributed.py", "test_pipeline.py", "test_data_parallel.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = Path(item.path).name
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)  # stable: the others stay in their order
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(module.ms.hal, "is_available", lambda target: True)
     monkeypatch.setattr(module.ms, "set_device", lambda *args: calls.append(("set_device", *args)))
     monkeypatch.setattr(module.ms, "set_auto_parallel_context", lambda **kw: calls.append(("parallel", kw)))
-    monkeypatch.setattr(module, "_find_ranks", lambda device_num: None)
+    monkeypatch.setattr(module, "_find_ranks", lambda device_num, settings: None)
     monkeypatch.setattr(module.communication, "init", lambda: calls.append(("init",)))
     monkeypatch.setattr(module.communication, "get_rank", lambda: 1)
     monkeypatch.setattr(module.communication, "get_group_size", lambda: 4)
@@ -51,6 +51,22 @@ def test_a_card_that_is_not_there(recorded, monkeypatch):
     monkeypatch.setattr(module.ms, "set_device", refuse)
     with pytest.raises(UserError, match=r"^device 7 of GPU cannot be used \(invalid device id 7\); check --device_id"):
         create_backend("GPU", 7)
+
+
+def test_a_negative_device():
+    with pytest.raises(UserError, match="^--device_id -1: expected 0 or more$"):
+        create_backend("CPU", -1)
+
+
+def test_what_the_ranks_have_to_have_in_common(recorded, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "_find_ranks", lambda device_num, settings: asked.append(settings))
+    recipe = load_recipe(overrides=["val_every=3"])
+    create_backend("Ascend", distribute=True, device_num=4, recipe=recipe, settings={"cases": "a-b"})
+    (found,) = asked
+    assert (found["val_every"], found["cases"], found["device_target"]) == (3, "a-b", "Ascend")
+    assert found["code"] == module._code_in_use()
+    assert found["code"].endswith(f" with MindSpore {ms.__version__}")
 
 
 def test_unknown_device():
@@ -93,7 +109,7 @@ def found(monkeypatch):
     environ = {name: value for name, value in os.environ.items()
                if not name.startswith(("OMPI_", "PMIX_", "MS_", "RANK_", "VNET_"))}
     monkeypatch.setattr(os, "environ", environ)
-    monkeypatch.setattr(module.ranks, "meet", lambda *arguments: calls.append(("meet", *arguments)))
+    monkeypatch.setattr(module, "meet", lambda *arguments: calls.append(("meet", *arguments)))
     monkeypatch.setattr(module.ranks, "check_port", lambda *arguments: calls.append(("check_port", *arguments)))
     monkeypatch.setattr(module.ranks, "start_scheduler", lambda code, environ: calls.append((code, environ["MS_ROLE"])))
     return calls, environ
@@ -101,19 +117,20 @@ def found(monkeypatch):
 
 def test_without_a_launcher_there_are_no_ranks(found):
     with pytest.raises(UserError, match="no launcher started this process, so there are no ranks to join; start"):
-        module._find_ranks(2)
+        module._find_ranks(2, {})
 
 
 def test_ranks_of_msrun_meet_beside_the_scheduler(found):
     calls, environ = found
     environ |= {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "MS_SCHED_HOST": "192.0.2.1", "MS_SCHED_PORT": "12345",
                 "RANK_ID": "3", "MS_TOPO_TIMEOUT": "30"}
-    module._find_ranks(4)
-    assert calls == [("meet", "192.0.2.1", 12346, 3, 4, 30.0)]
+    module._find_ranks(4, {"lr": 0.1})
+    assert calls == [("meet", "192.0.2.1", 12346, 3, 4, 30.0, {"lr": 0.1})]
+    assert int(environ["MS_NODE_TIMEOUT"]) > 24 * 3600  # MindSpore waits for late ranks
     with pytest.raises(UserError, match="--device_num says 2 ranks, the launcher started 4"):
-        module._find_ranks(2)
+        module._find_ranks(2, {})
     environ |= {"MS_ROLE": "MS_SCHED"}
-    module._find_ranks(2)  # the scheduler meets nobody
+    module._find_ranks(2, {})  # the scheduler meets nobody
     assert len(calls) == 1
 
 
@@ -122,17 +139,17 @@ def test_rank_0_of_mpirun_starts_the_scheduler(found, rank):
     calls, environ = found
     environ |= {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
                 "MASTER_PORT": "12345"}
-    module._find_ranks(2)
+    module._find_ranks(2, {})
     first = [("check_port", "127.0.0.1", 12345),
              ("from src.backend import serve; serve()", "MS_WORKER")] if rank == 0 else []
-    assert calls == [*first, ("meet", "127.0.0.1", 12346, rank, 2, 120.0)]
+    assert calls == [*first, ("meet", "127.0.0.1", 12346, rank, 2, 120.0, {})]
     assert environ["MS_ROLE"] == "MS_WORKER"
 
 
 def test_ranks_of_a_rank_table_are_met_by_hccl(found):
     calls, environ = found
     environ |= {"RANK_TABLE_FILE": "hccl.json", "RANK_ID": "1", "RANK_SIZE": "8"}
-    module._find_ranks(8)
+    assert module._find_ranks(8, {}) is None
     assert calls == []
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from src import launch
 from src.launch import end_processes, processes_of
 from src.ranks import JOB
 from tests.processes import living
@@ -29,6 +30,9 @@ if rank == "1":
     time.sleep(1)
     if os.environ["FAIL"] == "signal":
         os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ["FAIL"] == "lost":
+        print("error: rank 3 at 192.0.2.7 is gone (timed out), so rank 1 ends too; look at its log", flush=True)
+        sys.exit(2)
     print("error: Case07: no such file", flush=True)
     sys.exit(2)
 time.sleep(60)
@@ -63,7 +67,8 @@ def start(rank):
 def copy(rank, worker):
     for line in worker.stdout:
         half = len(line) // 2  # Open MPI tags what was written at once
-        print(f"[1,{rank}]<stdout>:{line[:half]}[1,{rank}]<stdout>:{line[half:]}", end="", flush=True)
+        tag = f"[1,{rank}]<stdout>:" + " " * (os.environ["FAIL"] == "lost")  # as Open MPI 5 does
+        print(f"{tag}{line}" if tag[-1] == " " else f"{tag}{line[:half]}{tag}{line[half:]}", end="", flush=True)
 subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
 workers = [start(rank) for rank in range(2)]
 for rank, worker in enumerate(workers):
@@ -73,7 +78,10 @@ time.sleep(0.3)
 if code == 0:
     sys.exit(workers[0].wait())
 workers[0].kill()
-if code < 0:
+if os.environ["FAIL"] == "lost":  # as Open MPI 5 names it
+    print(f"prterun detected that one or more processes exited with non-zero status\\n\\n"
+          f"   Process name: [prterun-a.host-{os.getpid()}@1,1]\\n   Exit code:    {code}")
+elif code < 0:
     print(f"mpirun noticed that process rank 1 with PID {workers[1].pid} on node h exited on signal {-code} (Killed).")
 else:
     print("mpirun detected that one or more processes exited with non-zero status\\n\\n"
@@ -138,6 +146,16 @@ def test_the_error_of_a_failing_rank_is_shown(place, starter):
 
 
 @pytest.mark.parametrize("starter", STARTERS)
+def test_a_rank_lost_on_another_machine_is_named(place, starter):
+    """Rank 1 has ended by itself since rank 3 is gone; with mpirun in the words of Open MPI 5."""
+    code, output = run(place, starter, "lost")
+    assert code == 2
+    assert re.search(r"^rank 0 of .* trains$", output, re.MULTILINE)
+    assert re.search(r"^error: rank 3 at 192\.0\.2\.7 is gone \(timed out\), so all ranks here are ended, rank 1 by "
+                     rf"itself; its log: {LOGS[starter]}; --resume RUN_DIR", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("starter", STARTERS)
 def test_a_job_that_succeeds(place, starter):
     code, output = run(place, starter, "nothing")
     assert code == 0
@@ -193,12 +211,30 @@ def test_processes_are_found_by_the_mark_of_their_job(place):
     assert processes_of("a mark") == {}
 
 
+def test_a_process_that_cannot_be_killed_is_named_and_left(monkeypatch, caplog):
+    monkeypatch.setattr(launch, "processes_of", lambda job: {12: {}, 34: {}})
+    monkeypatch.setattr(launch, "_signal", lambda pid, signum: None)
+    monkeypatch.setattr(launch, "KILL_SECONDS", 0.3)
+    began = time.monotonic()
+    end_processes("a mark", grace=0.2)
+    assert 0.4 < time.monotonic() - began < 5
+    assert "processes 12, 34: still there 0 s after SIGKILL" in caplog.text
+
+
+def test_a_rank_whose_number_is_not_known(place, caplog, capsys):
+    job = launch._Msrun(["msrun", "--local_worker_num=2"], place / "logs", [])
+    assert job.report(-1, -signal.SIGTERM) == 128 + signal.SIGTERM
+    assert f"rank ? was killed by SIGTERM (not by this launcher: by hand, or by MindSpore, which missed another rank)" \
+           f", so all ranks are ended; its log: {place / 'logs'};" in caplog.text
+
+
 def test_the_port_of_the_scheduler_and_the_next_have_to_be_free(place):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         for asked in (port, port - 1):
-            command = [sys.executable, str(ROOT / "scripts/run_ranks.py"), "--log_dir", "logs", "--listen",
-                       f"localhost:{asked}", "msrun"]
-            done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+            command = [sys.executable, str(ROOT / "scripts/run_ranks.py"), "--log_dir", "logs", "--listen", "localhost",
+                       "msrun"]
+            done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False,
+                                  env={**os.environ, "MASTER_PORT": str(asked)})
             assert done.returncode == 2
             assert f"error: rank 0 cannot listen at 127.0.0.1:{port} (Address already in use); set" in done.stderr

@@ -1,4 +1,4 @@
-"""What launchers say in the environment, and ranks that meet before MindSpore joins them."""
+"""What launchers say in the environment, the scheduler that they lack, and ports."""
 
 import ast
 import os
@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -41,6 +40,15 @@ def test_ranks_on_this_machine():
     assert ranks.local_world_size(8, {}) == 8
     assert ranks.local_world_size(8, {"LOCAL_WORLD_SIZE": "4"}) == 4
     assert ranks.local_world_size(8, {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "LOCAL_WORLD_SIZE": "4"}) == 2
+    assert ranks.local_world_size(1, {"LOCAL_WORLD_SIZE": "4"}) == 1  # left by another job
+
+
+def test_how_long_ranks_wait_for_each_other():
+    assert ranks.join_seconds({}) == 120
+    assert ranks.join_seconds({"MS_TOPO_TIMEOUT": "30"}) == 30
+    for wrong in ("abc", "0", "-1", "1.5"):
+        with pytest.raises(UserError, match=f"MS_TOPO_TIMEOUT is '{wrong}', expected a whole number of seconds"):
+            ranks.join_seconds({"MS_TOPO_TIMEOUT": wrong})
 
 
 def test_mpirun_is_told_to_mindspore_as_msrun_would():
@@ -88,81 +96,17 @@ def test_the_scheduler_is_no_rank_of_mpirun_and_ends_after_its_rank(tmp_path):
 
 def test_more_ranks_than_cases():
     ranks.check_world_size(4, 4)
+    ranks.check_world_size(2, 0)  # an empty split, which the check of the data tells
     with pytest.raises(UserError, match=r"^5 ranks for 4 training cases: .* start 4 ranks at most"):
         ranks.check_world_size(5, 4)
     with pytest.raises(UserError, match="^2 ranks for 1 training case: "):
         ranks.check_world_size(2, 1)
 
 
-def meet_all(port: int, sizes: dict[int, int], seconds: float) -> dict[int, str]:
-    """What each rank finds wrong, empty for nothing; `sizes` maps rank to the world size that it believes in."""
-    found = {}
-
-    def one(place: int, rank: int, size: int) -> None:
-        try:
-            ranks.meet("127.0.0.1", port, rank, size, seconds)
-            found[place] = ""
-        except UserError as error:
-            found[place] = str(error)
-
-    threads = [threading.Thread(target=one, args=(place, rank, size))
-               for place, (rank, size) in enumerate(sorted(sizes.items(), reverse=True))]
-    for thread in threads:  # rank 0 comes last
-        thread.start()
-        time.sleep(0.05)
-    for thread in threads:
-        thread.join()
-    return dict(zip(sorted(sizes, reverse=True), (found[place] for place in sorted(found)), strict=True))
-
-
-def test_all_ranks_meet(port):
-    assert meet_all(port, {0: 3, 1: 3, 2: 3}, 10) == {0: "", 1: "", 2: ""}
-
-
-def test_a_missing_rank_is_named_on_every_rank_that_came(port):
-    began = time.monotonic()
-    found = meet_all(port, {0: 4, 2: 4}, 0.5)
-    assert time.monotonic() - began < 5
-    assert found[0] == found[2]
-    assert found[0].startswith("ranks 1, 3 of 4 did not come within 0 s; look at their logs")
-
-
-def test_without_rank_0_the_others_say_where_they_looked(port):
-    found = meet_all(port, {1: 2}, 0.3)
-    assert found[1].startswith(f"rank 1 did not reach rank 0 at 127.0.0.1:{port} within 0 s (")
-
-
-def test_ranks_that_disagree(port):
-    found = meet_all(port, {0: 2, 1: 4}, 10)
-    assert found[0] == found[1]
-    assert found[0].startswith("rank 1 was started as one of 4 ranks, rank 0 as one of 2; NODE_NUM")
-
-
-def test_a_stranger_at_the_port_is_ignored(port):
-    def knock() -> None:
-        for _ in range(100):
-            try:
-                with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-                    connection.sendall(b"GET / HTTP/1.1\r\n")
-                    return
-            except OSError:
-                time.sleep(0.02)
-
-    thread = threading.Thread(target=knock)
-    thread.start()
-    try:
-        with pytest.raises(UserError, match="^rank 1 of 2 did not come within 1 s"):
-            ranks.meet("127.0.0.1", port, 0, 2, 1)
-    finally:
-        thread.join()
-
-
 def test_a_taken_port(port):
-    with socket.create_server(("127.0.0.1", port)):
-        for attempt in (lambda: ranks.check_port("127.0.0.1", port),
-                        lambda: ranks.meet("127.0.0.1", port, 0, 2, 1)):
-            with pytest.raises(UserError, match=rf"cannot listen at 127.0.0.1:{port} \(Address already in use\); set"):
-                attempt()
+    with (socket.create_server(("127.0.0.1", port)),
+          pytest.raises(UserError, match=rf"cannot listen at 127.0.0.1:{port} \(Address already in use\); set")):
+        ranks.check_port("127.0.0.1", port)
     ranks.check_port("127.0.0.1", port)
 
 

@@ -10,13 +10,14 @@ from mindspore import nn
 
 from src.backend import Backend, base_learning_rate
 from src.checkpoint import BEST_NAME, LaterVersion, load_checkpoint, load_newest, load_parameters
+from src.collectives import ONE_RANK, gather, share
 from src.data import Case, build_manager, get_task
 from src.data.augment import Augmentation
-from src.data.check import checked_cases
+from src.data.check import check_cases
 from src.data.data_manager import DataManager
 from src.data.dataset import BatchLoader, StreamedSamples
 from src.data.patches import PatchSampler
-from src.errors import UserError
+from src.errors import DataError, UserError
 from src.inference.compose import wrap_predictor
 from src.inference.evaluate import ValidationResult, ValidationSet
 from src.inference.postprocess import Postprocess
@@ -33,14 +34,19 @@ from src.training.trainer import Callback, Trainer, TrainingState
 logger = logging.getLogger(__name__)
 
 
-def check_data(plan: RunPlan) -> None:
-    """Check every training and validation case, one log line each.
+def check_data(plan: RunPlan, backend: Backend = ONE_RANK) -> None:
+    """Check every training and validation case, one log line each; each rank reads its share of them.
 
     Raises:
-        DataError: listing every problem of the data set.
+        DataError: listing every problem of the data set, on all ranks.
     """
-    checked_cases(get_task(plan.recipe.task), plan.data_path, plan.train_names + plan.validation_names,
-                  build_manager(plan.recipe), plan.problems)
+    manager = build_manager(plan.recipe)
+    cases, missing = get_task(plan.recipe.task).scan_cases(plan.data_path, plan.train_names + plan.validation_names,
+                                                           classes=manager.classes)
+    own = [*missing, *check_cases(share(backend, cases), manager)]
+    problems = dict.fromkeys([*plan.problems, *(problem for found in gather(backend, own) for problem in found)])
+    if problems:
+        raise DataError(list(problems))
     logger.info("data is in order: %d training and %d validation cases", len(plan.train_names),
                 len(plan.validation_names))
 
@@ -64,7 +70,8 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
     loss = build_loss(recipe)
     step: Any
     if pipelined:
-        step = build_pipeline_step(network, loss, recipe, backend, plan.run_dir, lambda: manager.load(cases[0]))
+        step = build_pipeline_step(network, loss, recipe, backend, plan.run_dir, lambda: manager.load(cases[0]),
+                                   plan.resumed)
     else:
         step = build_single_step(network, loss, recipe, backend)
     state = _restore(plan, step, loader.steps_per_epoch)
@@ -85,7 +92,7 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
                                       recipe.early_stopping))
     callbacks: list[Callback] = []
     if pipelined:
-        callbacks.append(Exchange(step, backend.rank))
+        callbacks.append(Exchange(step, backend))
     elif backend.world_size > 1:
         callbacks.append(SharedStatistics(backend, step))  # the network's, and their averages
     if backend.is_main:

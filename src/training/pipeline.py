@@ -115,6 +115,7 @@ class MicroBatchStep(nn.Cell):
             return
         self.channel.send([Tensor(parameter.asnumpy().copy()) for parameter in self._others.told])
         self._others.take(self.channel.receive())
+        self.channel.wait()
 
     def _run(self, image: np.ndarray, label: np.ndarray) -> tuple[list[float], list[np.ndarray]]:
         """Pass all micro-batches through this rank's stage; returns losses and the sums of the gradients."""
@@ -153,10 +154,11 @@ class MicroBatchStep(nn.Cell):
         own = np.array([loss, squares], np.float32)
         self.channel.send([Tensor(own)])
         both = own.astype(np.float64) + self.channel.receive()[0].asnumpy()
+        self.channel.wait()  # the other rank has taken all of this step
         return float(both[0]), float(both[1])
 
     def _busy(self, compute: Any, *arguments: Any) -> Any:
-        """Call a graph and count its time; on CPU, results are there when MindSpore hands them out."""
+        """Call a graph and count its time, which says something on CPU: results are there when it returns."""
         began = time.perf_counter()
         result = compute(*arguments)
         self.times.busy += time.perf_counter() - began

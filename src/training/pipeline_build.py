@@ -33,31 +33,35 @@ def is_pipeline(recipe: Mapping[str, Any], backend: Backend) -> bool:
     """Return whether the run's ranks share the network, in place of the cases.
 
     Raises:
-        UserError: the recipe asks for a pipeline, and there are more than two ranks.
+        UserError: the recipe asks for a pipeline, and there are more than two ranks, or they are on GPUs.
     """
     if recipe.get("parallel") != "pipeline" or backend.world_size == 1:
         return False
     if backend.world_size != RANKS:
         raise UserError(f"parallel=pipeline: found {backend.world_size} ranks, expected {RANKS}; start two "
                         "(--device_num 2), or let the ranks share the cases with --set parallel=data")
+    if backend.device_target == "GPU":
+        raise UserError("parallel=pipeline on GPU: point-to-point operators are for Ascend and CPU alone; "
+                        "let the ranks share the cases with --set parallel=data, or train on one device")
     return True
 
 
 def build_pipeline_step(network: UNet3d, loss: nn.Cell, recipe: Mapping[str, Any], backend: Backend, run_dir: Path,
-                        load: Callable[[], Sample]) -> MicroBatchStep:
+                        load: Callable[[], Sample], resumed: bool = False) -> MicroBatchStep:
     """Return this rank's half of the network, connected to the other's; both ranks have to call it.
 
-    The split is `pipeline_split`, or with `auto` that of the run's `pipeline.json`; where there is none yet, the blocks
-    are measured on the first case, and the file is written.
+    The split is `pipeline_split`, or with `auto` that of a resumed run's `pipeline.json`; where there is none, the
+    blocks are measured on the first case, and the file is written.
 
     Args:
         load: reads the first training case, with image and label.
+        resumed: whether the run goes on from an earlier start.
 
     Raises:
-        UserError: half precision, or the ranks cannot be connected.
+        UserError: half precision, the ranks cannot be connected, or `pipeline.json` is damaged.
     """
     check_micro_batches(recipe, backend)
-    split = _split(network, loss, recipe, backend, run_dir / SPLIT_NAME, load)
+    split = _split(network, loss, recipe, backend, run_dir / SPLIT_NAME, load, resumed)
     if recipe["micro_batches"] == 1:
         logger.warning("a pipeline with micro_batches=1: each rank waits while the other works; --set micro_batches=8 "
                        "keeps both busy (a step is then one of 8 volumes)")
@@ -65,12 +69,13 @@ def build_pipeline_step(network: UNet3d, loss: nn.Cell, recipe: Mapping[str, Any
 
 
 def _split(network: UNet3d, loss: nn.Cell, recipe: Mapping[str, Any], backend: Backend, path: Path,
-           load: Callable[[], Sample]) -> int:
+           load: Callable[[], Sample], resumed: bool) -> int:
     if recipe["pipeline_split"] != "auto":
         return int(recipe["pipeline_split"])
-    saved = gather(backend, path.read_text(encoding="utf-8") if backend.is_main and path.is_file() else "")[0]
-    if saved:
-        return int(json.loads(saved)["split"])
+    reading = backend.is_main and resumed and path.is_file()  # without a run around it the file is another run's
+    saved = gather(backend, path.read_text(encoding="utf-8") if reading else None)[0]
+    if saved is not None:
+        return _saved_split(saved, path, len(network.blocks()))
     sample = load()
     assert sample.label is not None
     image = np.repeat(sample.image[np.newaxis], recipe["batch_size"], axis=0)
@@ -88,12 +93,24 @@ def _split(network: UNet3d, loss: nn.Cell, recipe: Mapping[str, Any], backend: B
     return split
 
 
+def _saved_split(text: str, path: Path, blocks: int) -> int:
+    try:
+        split = json.loads(text)["split"]
+        if isinstance(split, int) and 0 < split < blocks:
+            return split
+    except (ValueError, KeyError, TypeError):
+        split = text[:40]
+    raise UserError(f"{path}: found {split!r}, expected a split from 1 to {blocks - 1} as a run writes it; remove the "
+                    "file, and the blocks are measured again")
+
+
 class Exchange(Callback):
     """Lets both ranks know the whole network after each epoch, before anything validates or saves; logs their work."""
 
-    def __init__(self, step: MicroBatchStep, rank: int):
+    def __init__(self, step: MicroBatchStep, backend: Backend):
         self.step = step
-        self.rank = rank
+        self.rank = backend.rank
+        self.on_cpu = backend.device_target == "CPU"
         self.sent = 0
 
     def on_epoch_end(self, trainer: Trainer, summary: EpochSummary) -> None:
@@ -102,9 +119,10 @@ class Exchange(Callback):
         megabytes = (channel.bytes_sent - self.sent) / 1e6
         self.sent = channel.bytes_sent
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        logger.info("epoch: %d pipeline rank %d: busy %.0f %% of the time in steps, %.1f MB sent a step, at most "
-                    "%.2f GiB of memory, process %d", summary.epoch, self.rank, 100 * times.busy / times.seconds,
-                    megabytes / max(summary.steps, 1), memory, os.getpid())
+        # Elsewhere a graph's results are there later than MindSpore hands them out, so that its time says nothing.
+        busy = f"busy {100 * times.busy / times.seconds:.0f} % of the time in steps, " if self.on_cpu else ""
+        logger.info("epoch: %d pipeline rank %d: %s%.1f MB sent a step, at most %.2f GiB of memory, process %d",
+                    summary.epoch, self.rank, busy, megabytes / max(summary.steps, 1), memory, os.getpid())
         self.step.exchange()
 
     def on_train_end(self, trainer: Trainer) -> None:

@@ -1,7 +1,7 @@
 """How the two ranks of a pipeline send volumes to each other, while both go on computing.
 
-On CPU the ranks of one machine talk through a Unix socket of their own, with a thread each way. Elsewhere MindSpore's
-point-to-point operators do it (not run here on Ascend or GPU).
+On CPU the ranks of one machine talk through a Unix socket of their own, with a thread each way. On Ascend MindSpore's
+point-to-point operators do it (not run here); on GPU there are none.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from mindspore import Tensor
 
 from src.backend import Backend
 from src.collectives import gather
+from src.control import settle
 from src.errors import UserError
 
 _LENGTH = struct.Struct("<q")
@@ -39,6 +40,9 @@ class Channel(Protocol):
     def receive(self) -> list[Tensor]:
         """Wait for the next message."""
 
+    def wait(self) -> None:
+        """Return when all that was sent has gone: what is kept for it is free then."""
+
     def close(self) -> None:
         """End the connection after everything was sent."""
 
@@ -50,7 +54,7 @@ class LocalChannel:
         connection: a stream socket whose other end the other rank has.
 
     Raises (`send` and `receive`):
-        UserError: the other rank ended.
+        UserError: the other rank ended. What else went wrong in a thread, such as MemoryError, is raised as it is.
     """
 
     def __init__(self, connection: socket.socket):
@@ -60,15 +64,15 @@ class LocalChannel:
             connection.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
         self._outgoing: queue.Queue[list[tuple[Tensor, np.ndarray]] | None] = queue.Queue()
         self._incoming: queue.Queue[list[Tensor] | None] = queue.Queue(_AHEAD)
-        self._broken = False
+        self._problem: BaseException | None = None  # of either thread
         self._threads = [threading.Thread(target=target, name=f"pipeline-{name}", daemon=True)
                          for name, target in (("send", self._send_all), ("receive", self._receive_all))]
         for thread in self._threads:
             thread.start()
 
     def send(self, tensors: Sequence[Tensor]) -> None:
-        if self._broken:
-            raise _other_rank_ended()
+        if self._problem is not None:
+            raise self._told()
         # The tensor goes along: the array is a view of its memory.
         arrays = [(tensor, tensor.asnumpy()) for tensor in tensors]
         self._outgoing.put([(tensor, np.ascontiguousarray(array).reshape(array.shape)) for tensor, array in arrays])
@@ -76,10 +80,12 @@ class LocalChannel:
     def receive(self) -> list[Tensor]:
         message = self._incoming.get()
         if message is None:
-            self._broken = True
             self._incoming.put(None)  # for whoever asks again
-            raise _other_rank_ended()
+            raise self._told()
         return message
+
+    def wait(self) -> None:
+        """The thread that sends keeps what it has yet to send, and no more."""
 
     def close(self) -> None:
         self._outgoing.put(None)
@@ -96,8 +102,8 @@ class LocalChannel:
                 for _, array in message:
                     self._connection.sendall(array.reshape(-1).view(np.uint8).data)
                     self.bytes_sent += array.nbytes
-        except OSError:
-            self._broken = True
+        except BaseException as error:
+            self._end(error)
 
     def _receive_all(self) -> None:
         try:
@@ -108,8 +114,21 @@ class LocalChannel:
                 for array in arrays:
                     self._take(array.reshape(-1).view(np.uint8))
                 self._incoming.put([Tensor.from_numpy(array) for array in arrays])
-        except OSError:
+        except BaseException as error:
+            self._end(error)
             self._incoming.put(None)
+
+    def _end(self, problem: BaseException) -> None:
+        """Keep what went wrong, and let the other rank and the other thread know that nothing more will come."""
+        self._problem = self._problem or problem
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _told(self) -> BaseException:
+        if self._problem is not None and not isinstance(self._problem, OSError):
+            return self._problem
+        settle()
+        return UserError("pipeline: the other rank ended; its log says why. Continue with --resume RUN_DIR")
 
     def _take(self, target: np.ndarray) -> np.ndarray:
         """Fill the uint8 array `target` from the socket."""
@@ -123,37 +142,40 @@ class LocalChannel:
 
 
 class MintChannel:
-    """MindSpore's point-to-point operators: each message is announced by its shapes. fp32 only; not run here.
+    """MindSpore's point-to-point operators, on Ascend: a message is announced by its shapes. fp32 only; not run here.
+
+    They are documented for PyNative mode, which calls between compiled graphs are in. Each direction has a
+    communication group of its own: in one group the device takes sends and receives one after the other, so that two
+    ranks which both send first would wait for each other.
 
     Args:
-        peer: the other rank.
+        rank: this one; the other is 1 - `rank`.
     """
 
-    _HEAD = 64  # numbers: count of tensors, then for each its rank and shape
-
-    def __init__(self, peer: int):
+    def __init__(self, rank: int):
         import mindspore.mint.distributed as distributed
         from mindspore import communication
 
         self.bytes_sent = 0
-        self._peer = peer
+        self._peer = 1 - rank
         self._distributed: Any = distributed
-        # Without a group of this name mint's receive may return wrong data, without an error.
-        communication.create_group("hccl_world_group", list(range(communication.get_group_size())))
-        self._pending: list[Any] = []
+        groups = [f"pipeline_from_{sender}" for sender in range(2)]
+        for group in groups:  # on both ranks in the same order
+            communication.create_group(group, [0, 1])
+        self._outgoing, self._incoming = groups[rank], groups[1 - rank]
+        self._pending: list[tuple[Any, Tensor]] = []
 
     def send(self, tensors: Sequence[Tensor]) -> None:
-        self._pending = [(handle, kept) for handle, kept in self._pending if not _is_done(handle)]
-        head = [len(tensors)]
+        head = [float(len(tensors))]
         for tensor in tensors:
             head += [tensor.ndim, *tensor.shape]
-        for tensor in (Tensor(np.array(head + [0] * (self._HEAD - len(head)), np.float32)), *tensors):
-            handle = self._distributed.isend(tensor, self._peer)
-            self._pending.append((handle, tensor))
+        for tensor in (Tensor(np.array([len(head)], np.float32)), Tensor(np.array(head, np.float32)), *tensors):
+            self._pending.append((self._distributed.isend(tensor, self._peer, self._outgoing), tensor))
             self.bytes_sent += tensor.nbytes
 
     def receive(self) -> list[Tensor]:
-        head = [int(number) for number in self._take((self._HEAD,)).asnumpy()]
+        length = int(self._take((1,)).asnumpy()[0])
+        head = [int(number) for number in self._take((length,)).asnumpy()]
         tensors = []
         place = 1
         for _ in range(head[0]):
@@ -162,14 +184,18 @@ class MintChannel:
             place = end
         return tensors
 
-    def close(self) -> None:
+    def wait(self) -> None:
         for handle, _ in self._pending:
             if handle is not None:
                 handle.wait()
+        self._pending.clear()
+
+    def close(self) -> None:
+        self.wait()
 
     def _take(self, shape: tuple[int, ...]) -> Tensor:
         target = Tensor(np.zeros(shape, np.float32))
-        self._distributed.recv(target, self._peer)
+        self._distributed.recv(target, self._peer, self._incoming)
         return target
 
 
@@ -180,15 +206,16 @@ def open_channel(backend: Backend) -> Channel:
         UserError: on CPU the other rank is not on this machine.
     """
     if backend.device_target != "CPU":
-        return MintChannel(1 - backend.rank)
+        return MintChannel(backend.rank)
     if backend.rank == 0:
-        folder = Path(tempfile.mkdtemp(prefix="vnet-pipeline-"))  # for this user alone
+        # For this user alone; and not where TMPDIR says, since the path of a socket has 107 characters at most.
+        folder = Path(tempfile.mkdtemp(prefix="vnet-pipeline-", dir="/tmp"))
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(folder / "socket"))
-            listener.listen(1)
-            gather(backend, str(folder / "socket"))
-            listener.settimeout(60)
             try:
+                listener.bind(str(folder / "socket"))
+                listener.listen(1)
+                gather(backend, str(folder / "socket"))
+                listener.settimeout(60)
                 connection, _ = listener.accept()
             except TimeoutError as error:
                 raise UserError("pipeline: the second rank did not connect within 60 s; on CPU both ranks have to run "
@@ -213,11 +240,3 @@ def connect(path: Path) -> LocalChannel:
         raise UserError(f"pipeline: the first rank's socket {path} cannot be reached ({error.strerror}); on CPU both "
                         "ranks have to run on one machine") from error
     return LocalChannel(connection)
-
-
-def _is_done(handle: Any) -> bool:
-    return handle is None or bool(handle.query()) if hasattr(handle, "query") else False
-
-
-def _other_rank_ended() -> UserError:
-    return UserError("pipeline: the other rank ended; its log says why. Continue with --resume RUN_DIR")

@@ -12,6 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from src.backend import Backend
 from src.collectives import gather
+from src.control import settle
 from src.errors import UserError
 from src.ops import select
 from src.ops.cpu.library import KernelLibrary
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _SHARED_FOLDER = Path("/dev/shm")
 _LOST_RANK = re.compile(r"rank \d+ \(process \d+\) has ended while rank \d+ waited for its gradients")  # shared_mean.cc
+_FAILED_COLLECTIVE = re.compile(r"Launch kernel failed, name:\s*\S*(AllReduce|AllGather)")
 _MACHINE = Path("/proc/sys/kernel/random/boot_id")  # differs between machines
 
 
@@ -39,9 +41,20 @@ def build_mean(parameters: Sequence[Parameter], backend: Backend) -> nn.Cell:
 
 
 def lost_rank(error: RuntimeError) -> UserError | None:
-    """Return what to tell the user if `error` says that a rank has ended while this one waited for it."""
-    found = _LOST_RANK.search(str(error))
-    return UserError(f"{found[0]}; look at that rank's log, and continue with --resume RUN_DIR") if found else None
+    """Return what to tell the user if `error` says that a rank has ended while this one waited for it.
+
+    It returns late then: whoever watches over the ranks is to speak first, and to end this process.
+    """
+    ended = _LOST_RANK.search(str(error))
+    failed = _FAILED_COLLECTIVE.search(str(error))
+    if ended is None and failed is None:
+        return None
+    settle()
+    if ended is not None:
+        return UserError(f"{ended[0]}; look at that rank's log, and continue with --resume RUN_DIR")
+    assert failed is not None
+    return UserError(f"MindSpore's {failed[1]} between the ranks failed: another rank ended, or the network between "
+                     "their machines did; look at the logs of the other ranks, and continue with --resume RUN_DIR")
 
 
 class OwnValues(nn.Cell):
@@ -105,8 +118,12 @@ def _shared_file(size: int) -> Iterator[str | None]:
         yield None
         return
     try:
-        os.ftruncate(file, size)
-        yield path
+        try:
+            os.posix_fallocate(file, 0, size)  # a file with holes ends whoever writes where the folder is full
+        except OSError:
+            yield None
+        else:
+            yield path
     finally:
         os.close(file)
         Path(path).unlink()

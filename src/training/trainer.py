@@ -173,7 +173,9 @@ class Trainer:
             restore_interrupt()
             loss, applied, norm, _ = (value.asnumpy().item() for value in outputs)
         except RuntimeError as error:
-            raise lost_rank(error) or error from None
+            if lost := lost_rank(error):
+                raise lost from None
+            raise
         self.state.step += 1
         if not math.isfinite(loss):
             raise TrainingDiverged(

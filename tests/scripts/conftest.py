@@ -60,13 +60,17 @@ def write_program(path: Path, text: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def rank_table(devices: Mapping[int, int] | Sequence[int]) -> str:
-    """An hccl.json of one server; `devices` maps rank to device id."""
-    ranks = devices.items() if isinstance(devices, Mapping) else enumerate(devices)
-    entries = [{"device_id": str(device), "device_ip": f"192.0.2.{rank}", "rank_id": str(rank)}
-               for rank, device in ranks]
-    server = {"server_id": "198.51.100.1", "device": entries, "host_nic_ip": "reserve"}
-    return json.dumps({"version": "1.0", "server_count": "1", "server_list": [server], "status": "completed"}, indent=4)
+def rank_table(*servers: Mapping[int, int] | Sequence[int]) -> str:
+    """An hccl.json; of each server a mapping from rank to device id, or the device ids in the order of the ranks."""
+    made = []
+    for number, devices in enumerate(servers):
+        first = sum(map(len, servers[:number]))
+        ranks = devices.items() if isinstance(devices, Mapping) else enumerate(devices, first)
+        entries = [{"device_id": str(device), "device_ip": f"192.0.2.{rank}", "rank_id": str(rank)}
+                   for rank, device in ranks]
+        made.append({"server_id": f"198.51.100.{number + 1}", "device": entries, "host_nic_ip": "reserve"})
+    return json.dumps({"version": "1.0", "server_count": str(len(made)), "server_list": made, "status": "completed"},
+                      indent=4)
 
 
 @pytest.fixture

@@ -89,9 +89,11 @@ def test_gpu_distribution_over_the_nodes_of_a_hostfile(workplace: Workplace) -> 
     assert done.returncode == 0, done.stderr
     (call,) = workplace.calls()
     text = " ".join(call["argv"])
-    assert ("-n 4 --hostfile hosts --map-by ppr:2:node -x PATH -x CUDA_VISIBLE_DEVICES -x MASTER_ADDR "
-            "-x MASTER_PORT") in text
+    assert ("-n 4 --hostfile hosts --map-by ppr:2:node -x MASTER_PORT -x PATH -x CUDA_VISIBLE_DEVICES "
+            "-x MASTER_ADDR") in text
     assert (call["env"]["MASTER_ADDR"], call["env"]["MASTER_PORT"]) == ("node1", "12345")
+    workplace.run("train_distribute_gpu.sh", *arguments, "--run_dir", "/shared/run", HOSTFILE="hosts", FOREGROUND="1")
+    assert 10000 <= int(workplace.calls()[-1]["env"]["MASTER_PORT"]) < 30000
     assert options(call["argv"])["--device_num"] == "4"
 
 
@@ -138,7 +140,8 @@ def test_several_nodes_through_msrun(workplace: Workplace, script: str, table: t
     ({"NODE_NUM": "2", "NODE_RANK": "2"}, "NODE_RANK is '2', expected 0 to 1"),
     ({"NODE_NUM": "two"}, "NODE_NUM is 'two'"),
     ({"NODE_NUM": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "12345"}, "several nodes need --run_dir"),
-    ({"MASTER_PORT": "80"}, "MASTER_PORT is '80', expected a port from 1024 to 65534")])
+    ({"MASTER_PORT": "80"}, "MASTER_PORT is '80', expected a port from 1024 to 65534"),
+    ({"MS_TOPO_TIMEOUT": "abc"}, "MS_TOPO_TIMEOUT is 'abc', expected a whole number of seconds such as 120")])
 def test_bad_nodes_are_refused(workplace: Workplace, environment: dict[str, str], message: str) -> None:
     done = workplace.run("train_distribute_cpu.sh", "2", "my data", "my split.csv", **environment)
     assert done.returncode == 1
@@ -219,6 +222,8 @@ def test_bad_arguments_are_refused(workplace: Workplace, script: str, arguments:
     (rank_table([0, 1])[:-20], "no whole rank table"),
     ("not json", "no whole rank table"),
     (rank_table({0: 0, 2: 1}), "has the rank_ids '0 2', expected each of 0 to 1 once"),
+    (rank_table([3, 3]), "lists device 3 more than once"),
+    (rank_table([0], [0]), "is that of several servers; give - in its place and NODE_NUM, NODE_RANK"),
 ])
 def test_bad_rank_tables_are_refused(workplace: Workplace, content: str, message: str) -> None:
     (workplace.folder / "bad.json").write_text(content)

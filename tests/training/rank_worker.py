@@ -1,13 +1,19 @@
-"""What test_data_parallel.py runs on each rank: python rank_worker.py FOLDER; also training on one rank, to compare."""
+"""What test_data_parallel.py runs on each rank: python rank_worker.py FOLDER; and one rank's part, to compare.
+
+All of it in one job: starting ranks takes longer than most of what they do here.
+"""
 
 import pickle
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, ops
 
+import train as train_script
 from src.backend import Backend, create_backend
 from src.checkpoint import Checkpoint
 from src.collectives import average, gather, gather_shares, share
@@ -19,15 +25,13 @@ from src.data.split import write_split
 from src.errors import UserError
 from src.inference.output import OutputFolders, evaluate_split
 from src.losses import build_loss
-from src.networks import build_network
-from src.networks.vnet import DownTransition, OutputTransition, UpTransition
-from src.ops import ConvUnit
-from src.training import reduce
+from src.training import build, reduce
 from src.training.train_step import TrainStep
-from tests.training.helpers import PointNetwork, SquareLoss
+from tests.training.helpers import PointNetwork, SquareLoss, TwoUnits, small_network
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 STEPS = 5
+LATE_SECONDS = 6.0
 SIZE = (16, 16, 16)
 # Stochastic gradient descent, since Adam divides by the size of a gradient: a convolution's bias before batch norm has
 # a gradient of zero but for rounding, which Adam would blow up to the size of the rate.
@@ -36,33 +40,6 @@ RUNS = {
     "sync_bn": ["sync_bn=true", "optimizer=sgd", "momentum=0.9", "lr=0.01"],
     "own_bn": ["optimizer=sgd", "momentum=0.9", "lr=0.01"],
 }
-
-
-class TwoUnits(nn.Cell):
-    """Batch norm on the CPU kernels."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = ConvUnit(1, 16, 5, act="elu", residual="image")
-        self.last = ConvUnit(16, 2, 5, norm=False)
-
-    def construct(self, x):
-        return self.last(self.first(x))
-
-
-class OneStage(nn.Cell):
-    """A V-Net that goes down and up once: the whole one takes four times as long to compile with `sync_bn`."""
-
-    def __init__(self):
-        super().__init__()
-        self.input = ConvUnit(1, 4, 5, residual="image", residual_act="elu")
-        self.down = DownTransition(4, 2, 0.0, "elu", True, seed=1)
-        self.up = UpTransition(8, 4, 8, 1, 0.0, 0.0, "elu", True, seed=1)
-        self.output = OutputTransition(8, 2, 1, "elu", True, True)
-
-    def construct(self, x):
-        x = self.input(x)
-        return self.output(self.up(self.down(x), x))
 
 
 def samples() -> list[Sample]:
@@ -84,8 +61,9 @@ def train(run: str, batch_size: int, backend: Backend) -> dict[str, np.ndarray]:
     recipe = load_recipe(overrides=["base_channels=2", f"VolSize={list(SIZE)}", f"batch_size={batch_size}", "dropout=0",
                                     *RUNS[run]])
     ms.set_seed(recipe.seed)
-    network = build_network(recipe, backend.rank, backend.world_size)  # sets what units are made by
-    network = {"sync_bn": OneStage, "own_bn": TwoUnits}.get(run, lambda: network)()
+    network = small_network(recipe, backend.rank, backend.world_size)  # sets what units are made by, too
+    if run == "own_bn":
+        network = TwoUnits()
     step = TrainStep(network, build_loss(recipe), recipe, backend)
     step.set_train()
     loader = BatchLoader(samples(), batch_size, recipe.seed, backend.rank, backend.world_size)
@@ -99,8 +77,7 @@ def train(run: str, batch_size: int, backend: Backend) -> dict[str, np.ndarray]:
 def overflow(backend: Backend) -> dict[str, object]:
     """Take three steps; in the second one the gradients of rank 1 alone overflow."""
     recipe = load_recipe(overrides=["weight_decay=0", "optimizer=sgd", "loss_scale=1024"])
-    step = TrainStep(PointNetwork(), SquareLoss(), recipe, Backend("CPU", 0, backend.rank, backend.world_size,
-                                                                   loss_scaling="dynamic"))
+    step = TrainStep(PointNetwork(), SquareLoss(), recipe, replace(backend, loss_scaling="dynamic"))
     step.set_train()
     seen = []
     for number in range(3):
@@ -135,6 +112,19 @@ def messages(backend: Backend) -> dict[str, object]:
             "all": gather_shares(backend, lambda: [item.upper() for item in share(backend, items)])}
 
 
+def lateness(backend: Backend) -> dict[str, object]:
+    """Let rank 1 be later than MindSpore would wait, by the MS_NODE_TIMEOUT of test_data_parallel.py."""
+    found: dict[str, object] = {}
+    for name, message in {"gather": lambda: gather(backend, backend.rank),
+                          "all-reduce": lambda: ops.AllReduce(ops.ReduceOp.SUM)(Tensor([1.0])).asnumpy().tolist()
+                          }.items():
+        time.sleep(LATE_SECONDS * backend.rank)
+        began = time.monotonic()
+        found[name] = message()
+        found[f"{name} took"] = time.monotonic() - began
+    return found
+
+
 class Bright:
     """Foreground where a block is brighter than most of it: a predictor without a network."""
 
@@ -152,12 +142,26 @@ def evaluate(folder: Path, backend: Backend) -> None:
                    OutputFolders(folder, folder / "masks"), backend=backend)
 
 
+def run_train_script(folder: Path, backend: Backend) -> None:
+    """Two epochs of train.py, with batch norm, dropout and a validation each epoch."""
+    train_script.create_backend = lambda *_: backend
+    build.build_network = small_network
+    settings = ["base_channels=2", "VolSize=[16,16,16]", "dstRes=[3,3,3]", "batch_size=2", "epochs=2", "val_every=1",
+                "lr_scaling=linear", "warmup_step=2", "ema_decay=0.9"]
+    code = train_script.main(["--run_distribute", "1", "--device_num", "2", "--data_path", str(SAMPLE),
+                              "--train_split_file_path", str(folder / "train.csv"), "--run_dir", str(folder / "run"),
+                              "--set", *settings])
+    assert code == 0
+
+
 def main(folder: Path) -> None:
     backend = create_backend("CPU", distribute=True, device_num=2, recipe=load_recipe())
-    found: dict[str, object] = {"messages": messages(backend), "overflow": overflow(backend)}
+    found: dict[str, object] = {"messages": messages(backend), "lateness": lateness(backend),
+                                "overflow": overflow(backend)}
     evaluate(folder / "evaluation", backend)
     for run in RUNS:
         found[run] = train(run, 2, backend)
+    run_train_script(folder, backend)
     reduce._share_memory = lambda *_: False
     found["overflow through sockets"] = overflow(backend)
     (folder / f"rank{backend.rank}.pickle").write_bytes(pickle.dumps(found))

@@ -11,13 +11,13 @@ from src.ranks import free_port
 ROOT = Path(__file__).parents[2]
 
 
-def run_on_ranks(ranks: int, arguments: list[object], folder: Path, timeout: float = 240) -> str:
+def run_on_ranks(ranks: int, arguments: list[object], folder: Path, timeout: float = 240, **variables: str) -> str:
     """Run a Python script on some ranks of one thread each, and return what rank 0 said."""
     logs = folder / "logs"
     command = [str(Path(sys.executable).parent / "msrun"), f"--worker_num={ranks}", f"--local_worker_num={ranks}",
                f"--master_port={free_port()}", "--join=True", f"--log_dir={logs}", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOG_v": "3",
-                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                text=True, start_new_session=True)
     try:

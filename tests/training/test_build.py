@@ -190,3 +190,12 @@ def test_check_data_lists_the_problems_of_splits_files_and_cases(plan):
         check_data(replace(plan, train_names=["Case00.mhd", "Case77.mhd"], problems=("val.csv: Case01 twice",)))
     assert caught.value.problems[0] == "val.csv: Case01 twice"
     assert any("Case77.mhd is missing" in problem for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(("rank", "own"), [(0, ["Case00", "Case02"]), (1, ["Case01", "Case24"])])
+def test_each_rank_checks_its_share_and_knows_the_problems_of_all(plan, monkeypatch, caplog, rank, own):
+    monkeypatch.setattr(module, "gather", lambda backend, found: [found, found, ["Case07: damaged"]])
+    with caplog.at_level("INFO"), pytest.raises(DataError) as caught:
+        check_data(plan, Backend("CPU", rank=rank, world_size=2))
+    assert caught.value.problems == ["Case07: damaged"]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == own

@@ -1,5 +1,7 @@
 """How the mean over ranks is chosen; what it computes on real ranks is in test_data_parallel.py."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,20 @@ def test_no_folder_for_shared_memory(the_other_says, kernels_in_use, monkeypatch
     assert "rank 0 could not make a file" in caplog.text
 
 
+def test_a_full_folder_for_shared_memory(the_other_says, kernels_in_use, monkeypatch, caplog, tmp_path):
+    """Found out before a rank writes where there is no room, which would end it with SIGBUS."""
+    def full(file, offset, size):
+        assert (offset, size) == (0, kernels_in_use.shared_bytes(2))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(module, "_SHARED_FOLDER", tmp_path)
+    the_other_says()
+    assert isinstance(build_mean([], TWO), MeanByCollectives)
+    assert "rank 0 could not make a file" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("device", ["Ascend", "GPU", "CPU"])
 def test_without_the_cpu_kernels_the_collectives_do_it(device, the_other_says):
     the_other_says()
@@ -93,4 +109,7 @@ def test_a_lost_rank_is_told_in_one_line():
     said = "rank 1 (process 77) has ended while rank 0 waited for its gradients"
     assert str(lost_rank(RuntimeError(f"CPU kernel MeanOverRanks: {said}\n- C++ Call Stack: ..."))) == (
         f"{said}; look at that rank's log, and continue with --resume RUN_DIR")
+    failed = RuntimeError("Launch kernel failed, name:Default/mean_over_ranks/AllReduce-op0\n- C++ Call Stack: ...")
+    assert str(lost_rank(failed)).startswith("MindSpore's AllReduce between the ranks failed: another rank ended, or ")
+    assert "\n" not in str(lost_rank(failed))
     assert lost_rank(RuntimeError("something else")) is None
