@@ -8,7 +8,7 @@ GIB = 2**30
 # Of the V-Net's training on CPU, fp32, base_channels 16; `tests/data/test_memory.py` has the measured peaks
 _FIXED = 0.75  # program, libraries and compilation
 _WEIGHTS = 0.73  # parameters, their gradients and Adam's two moments
-_AVERAGE = 0.63  # 0.18 for one more copy of the parameters, the rest for those that a validation swaps
+_AVERAGE = 0.18  # one more copy of the parameters
 _REFERENCE_BLOCK = 128 * 128 * 64
 _BLOCK = 0.85  # what grows with the block, of the reference block
 _NARROW_BLOCK = 1.07  # the same where base_channels is no multiple of 16; measured at 8, where it is no half of it
@@ -19,7 +19,7 @@ def training_memory_gib(block: Sequence[int], batch_size: int, held_voxels: floa
                         ema: bool = False) -> float:
     """Estimate about how much memory a training of the V-Net takes, GiB.
 
-        peak = 0.75 + (0.73 + 0.63 e) (b/16)^2 + 0.85 ceil(b/16) n v / 2^20 + 5 h / 2^30
+        peak = 0.75 + (0.73 + 0.18 e) (b/16)^2 + 0.85 ceil(b/16) n v / 2^20 + 5 h / 2^30
 
     of base channels b, batch size n, voxels of a block v, voxels of all samples held in memory h, and e = 1 with an
     average of the weights; with 1.07 in place of 0.85 where b is no multiple of 16. Weights go with the square of the
@@ -32,7 +32,7 @@ def training_memory_gib(block: Sequence[int], batch_size: int, held_voxels: floa
         batch_size: of a rank.
         held_voxels: of the training and validation samples, which stay in memory, all together.
         base_channels: of the network.
-        ema: whether `ema_decay` is above 0; without validation cases it takes 0.45 (b/16)^2 less.
+        ema: whether `ema_decay` is above 0.
     """
     width = base_channels / 16
     weights = (_WEIGHTS + _AVERAGE * ema) * width**2

@@ -45,9 +45,9 @@ class WeightAverage(nn.Cell):
         self.one = Tensor(1, ms.int32)
         self.map = ops.HyperMap()
         kernels = select.kernels()
-        self.fused: Any = None
-        if kernels is not None and kernels.has_blocked:
-            self.fused = _fused_update(str(kernels.path))
+        library = str(kernels.path) if kernels is not None and kernels.has_blocked else None
+        self.fused: Any = None if library is None else _in_place(library, "AverageUpdate")
+        self.swap = _Swap(self.averages, self.weights, library)
 
     def construct(self, applied: Tensor) -> Tensor:
         """Update the average where `applied` is true; returns a value to depend on."""
@@ -78,27 +78,47 @@ def averaged_weights(average: WeightAverage | None) -> Iterator[None]:
     if average is None:
         yield
         return
-    newest = [weight.asnumpy().copy() for weight in average.weights]
+    average.swap()
     try:
-        for weight, mean in zip(average.weights, average.averages, strict=True):
-            weight.set_data(Tensor(mean.asnumpy().copy()))
         yield
     finally:
-        for weight, value in zip(average.weights, newest, strict=True):
-            weight.set_data(Tensor(value))
+        average.swap()
+
+
+class _Swap(nn.Cell):
+    """Lets averages and weights change places; on the CPU kernels in their own memory."""
+
+    def __init__(self, averages: ParameterTuple, weights: ParameterTuple, library: str | None):
+        super().__init__(auto_prefix=False)
+        self.averages, self.weights = averages, weights
+        self.map = ops.HyperMap()
+        self.fused: Any = None if library is None else _in_place(library, "AverageSwap")
+
+    def construct(self) -> Tensor:
+        if self.fused is not None:
+            return self.fused(*self.averages, *self.weights)
+        self.map(_exchange, self.averages, self.weights)
+        return Tensor(0.0, ms.float32)
+
+
+def _exchange(average: Parameter, weight: Parameter) -> Tensor:
+    newest, averaged = weight + 0.0, average + 0.0
+    ops.assign(weight, averaged)
+    return ops.assign(average, newest)
 
 
 def _move(share: Tensor, average: Parameter, weight: Parameter) -> Tensor:
     return ops.assign_add(average, share * (weight - average))
 
 
-def _fused_update(library: str) -> ops.Custom:
+def _in_place(library: str, entry: str) -> ops.Custom:
+    """Return an operator that changes parameters in place and gives one number to depend on."""
     def single(*_: Any) -> Any:
         return [1]
 
     def fp32(*_: Any) -> Any:
         return ms.float32
 
-    update = ops.Custom(f"{library}:AverageUpdate", single, fp32, "aot")
-    update.add_prim_attr("side_effect_mem", True)
-    return update
+    operator = ops.Custom(f"{library}:{entry}", single, fp32, "aot")
+    operator.add_prim_attr("side_effect_mem", True)
+    return operator

@@ -159,17 +159,30 @@ VNET_ENTRY(AdamUpdate) {
   updated[0] = static_cast<float>(total);
 }
 
+namespace vnet {
+namespace {
+
+// Returns P of a call whose inputs are `before` tensors, P averages and P values of the same sizes, with one output.
+int check_pairs(const Call& call, int before) {
+  int tensors = (call.count - before - 1) / 2;
+  if (tensors < 1 || call.count != before + 2 * tensors + 1)
+    throw std::invalid_argument("found " + std::to_string(call.count) + " tensors, expected " + std::to_string(before) +
+                                " + 2 P inputs, 1 output");
+  for (int tensor = 0; tensor < tensors; ++tensor) {
+    if (call.size(before + tensor) != call.size(before + tensors + tensor))
+      throw std::invalid_argument("average " + std::to_string(tensor) + " has another size than its value");
+  }
+  return tensors;
+}
+
+}  // namespace
+}  // namespace vnet
+
 // Inputs: share (fp32 scalar; 0: nothing changes), then P averages and P values of the same sizes, all fp32. The averages
 // change in place: average += share (value - average). Output: the number of elements that were updated.
 VNET_ENTRY(AverageUpdate) {
   using namespace vnet;
-  int tensors = (call.count - 2) / 2;
-  if (tensors < 1 || call.count != 2 * tensors + 2)
-    throw std::invalid_argument("found " + std::to_string(call.count) + " tensors, expected 1 + 2 P inputs, 1 output");
-  for (int tensor = 0; tensor < tensors; ++tensor) {
-    if (call.size(1 + tensor) != call.size(1 + tensors + tensor))
-      throw std::invalid_argument("average " + std::to_string(tensor) + " has another size than its value");
-  }
+  int tensors = check_pairs(call, 1);
   float* updated = call.get<float>(call.count - 1);
   updated[0] = 0;
   float share_of_value = call.get<float>(0)[0];
@@ -183,4 +196,18 @@ VNET_ENTRY(AverageUpdate) {
     });
   });
   updated[0] = static_cast<float>(total);
+}
+
+// Inputs: P averages and P values of the same sizes, fp32, which change places in memory. Output: how many elements did.
+VNET_ENTRY(AverageSwap) {
+  using namespace vnet;
+  int tensors = check_pairs(call, 0);
+  int64_t total = total_size(call, 0, tensors);
+  share(total, [&](int64_t first, int64_t last, int) {
+    by_tensor(call, 0, tensors, first, last, [&](int tensor, int64_t begin, int64_t end) {
+      float* values = call.get<float>(tensors + tensor);
+      std::swap_ranges(values + begin, values + end, call.get<float>(tensor) + begin);
+    });
+  });
+  call.get<float>(call.count - 1)[0] = static_cast<float>(total);
 }
