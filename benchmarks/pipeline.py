@@ -1,6 +1,6 @@
 """The 3-D U-Net split over two CPU ranks of one thread each: what micro-batches gain.
 
-    python benchmarks/pipeline.py [--size 64x64x31] [--micro_batches 8] [--rounds 5] [--split auto] [--output ...]
+    python benchmarks/pipeline.py [--size 64x64x31] [--micro_batches 16] [--rounds 5] [--split auto] [--output ...]
 
 Three ways, alternating within each round, all with the same split and the same two processes, in volumes a second:
 
@@ -154,7 +154,7 @@ def summarise(ranks: list[dict[str, Any]], one_device: dict[str, Any], volumes: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="64x64x31", help="X and Y multiples of 8, Z 3 more than a multiple of 4")
-    parser.add_argument("--micro_batches", type=int, default=8)
+    parser.add_argument("--micro_batches", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--split", default="auto", help="blocks of the first rank, or auto")
     parser.add_argument("--skip_whole_batch", action="store_true", help="leave that way out; it takes the most memory")

@@ -72,7 +72,7 @@ def test_eval_on_several_ranks_joins_them(checkpoint_path, tmp_path, monkeypatch
     arguments = ["--ckpt_path", str(checkpoint_path), "--data_path", str(SAMPLE_DATA), "--run_distribute", "1",
                  "--eval_split_file_path", "x.csv", "--device_num", "4", "--dev_id", "3"]
     assert eval_script.main(arguments) == 2
-    assert "asked for ('CPU', 3, True, 4), the same ['cases', 'checkpoint']" in capsys.readouterr().err
+    assert "asked for ('CPU', 3, True, 4), the same ['cases', 'checkpoints']" in capsys.readouterr().err
 
 
 def test_predict_from_a_bundle(bundle, tmp_path, capsys):
