@@ -47,7 +47,7 @@ def run_rank(args: argparse.Namespace) -> dict[str, Any]:
     from src.losses import build_loss
     from src.networks import build_network
     from src.training.pipeline import MicroBatchStep
-    from src.training.pipeline_balance import measure_blocks
+    from src.training.pipeline_balance import BlockTimes, measure_blocks
     from src.training.pipeline_channel import LocalChannel
 
     recipe = load_recipe("unet3d_brain", overrides=[f"micro_batches={args.micro_batches}"])
@@ -67,10 +67,13 @@ def run_rank(args: argparse.Namespace) -> dict[str, Any]:
         channel = LocalChannel(socket.socket(fileno=args.connection))
         split = args.split
         if split == "auto":
-            times = measure_blocks(network, loss, image[:1], label[:1])
-            channel.send([Tensor(np.array([times.best_split()], np.float32))])
-            theirs = int(channel.receive()[0].asnumpy()[0])
-            split = times.best_split() if args.rank == 0 else theirs
+            own = measure_blocks(network, loss, image[:1], label[:1])
+            # In fp32, so that both ranks compare the same numbers.
+            sent = np.array([own.forward, own.backward], np.float32)
+            channel.send([Tensor(sent)])
+            both = sent, channel.receive()[0].asnumpy()
+            times = BlockTimes.fastest([BlockTimes(*array.tolist()) for array in both])
+            split = times.best_split()
         step = MicroBatchStep(network, loss, recipe, args.rank, int(split), channel)
     step.set_train(True)
 

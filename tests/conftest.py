@@ -8,7 +8,6 @@ import pytest
 from src.ops import select
 from src.ops.cpu.library import KernelLibrary, load_library
 
-
 # They start whole programs and take minutes: first, so that no worker is left alone with one at the end.
 LONGEST = ("test_end_to_end.py", "test_distributed.py", "test_pipeline.py", "test_data_parallel.py")
 

@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.files import write_json
 from src.networks.unet3d import UNet3d
 from src.training.pipeline import MicroBatchStep, check_micro_batches
-from src.training.pipeline_balance import measure_blocks
+from src.training.pipeline_balance import BlockTimes, measure_blocks
 from src.training.pipeline_channel import open_channel
 from src.training.trainer import Callback, EpochSummary, Trainer
 
@@ -82,8 +82,8 @@ def _split(network: UNet3d, loss: nn.Cell, recipe: Mapping[str, Any], backend: B
     label = np.repeat(sample.label[np.newaxis], recipe["batch_size"], axis=0).astype(np.float32)
     network.set_train(True)
     # Both ranks measure at once, so that what they take from each other counts as it will in training.
-    times = measure_blocks(network, loss, image, label)
-    split = gather(backend, times.best_split())[0]
+    times = BlockTimes.fastest(gather(backend, measure_blocks(network, loss, image, label)))
+    split = times.best_split()
     seconds = times.stages(split)
     logger.info("pipeline split: %d of %d blocks on rank 0; by the blocks' times a micro-batch takes %.3f s there and "
                 "%.3f s on rank 1", split, len(times.forward), *seconds)

@@ -19,6 +19,11 @@ def test_the_slower_stage_decides():
     assert BlockTimes(forward=[5, 1, 1], backward=[15, 3, 3]).best_split() == 1
 
 
+def test_the_shortest_measurement_of_a_block_counts():
+    found = BlockTimes.fastest([BlockTimes([1, 5, 2], [9, 3, 4]), BlockTimes([2, 4, 2], [8, 6, 4])])
+    assert (found.forward, found.backward) == ([1, 4, 2], [8, 3, 4])
+
+
 def test_measuring_changes_nothing(kernels_in_use):
     ms.set_context(mode=ms.GRAPH_MODE)
     network = pipeline_worker.TwoBlocks()
