@@ -69,7 +69,7 @@ def packed(header: str, size: int | None = None) -> str:
         (local(HEADER).replace("\n", "\r\n"), RAW),
         (packed(HEADER), PACKED),
         (packed(HEADER, len(PACKED)), PACKED),
-        (packed(HEADER), gzip.compress(RAW)),
+        (packed(HEADER), gzip.compress(RAW, mtime=0)),
         (local(packed(HEADER, len(PACKED))), PACKED),
     ],
 )
