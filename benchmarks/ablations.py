@@ -3,7 +3,7 @@
     python benchmarks/ablations.py VARIANTS.json --data_path D --split_file_path all.csv --output_dir O [--only NAME]
 
 VARIANTS.json holds `recipe`, `base` (recipe keys of all runs), `fold`, `seeds`, and `variants`: name -> recipe keys
-that differ, `{}` for the base itself; configs/ablations_*.json are those of docs/accuracy.md. Each run goes through
+that differ, `{}` for the base itself. Each run goes through
 cross_validate.py into O/NAME, so an interrupted one continues when the command is given again, and finished ones are
 skipped. The last checkpoint is evaluated. Prints a table and writes O/ablations.json: for each variant the mean over
 cases of each metric, for every seed, and the seconds of training.

@@ -19,8 +19,8 @@ class WeightAverage(nn.Cell):
     Called after each step with whether its update was applied. After the first applied update and every `EVERY`-th from
     there on: average = d·average + (1 - d)·weight, with d = min(decay^EVERY, (1 + t) / (10 + t)) at the t-th time,
     counted from 0: by the second term the initial weights, which the average begins with, fade quickly (TensorFlow's
-    ExponentialMovingAverage). A quarter of the passes over memory, and no difference that shows: with a decay of 0.999
-    the average spans some thousand steps, of which it takes every fourth.
+    ExponentialMovingAverage). That is a quarter of the passes over memory: with a decay of 0.999 the average spans some
+    thousand steps, of which it takes every fourth.
 
     Batch norm's moving statistics are averaged alike: those of the newest weights fit other activations than the
     averaged weights give (Cai et al. 2021, "Exponential moving average normalization"). Dropout counters are not.
