@@ -6,12 +6,12 @@ from pathlib import Path
 
 from src.arguments import add_device_arguments, add_recipe_arguments
 from src.backend import create_backend
-from src.config import read_changes
 from src.data.split import split_hash, split_problems
 from src.errors import entry_point
 from src.inference.compose import load_predictor
 from src.inference.output import evaluate_split, output_folders
 from src.log import setup_logging
+from src.overrides import read_changes
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from src.arguments import add_device_arguments, add_recipe_arguments
 from src.backend import create_backend
-from src.config import read_changes
 from src.errors import entry_point
 from src.inference.export import FORMATS, check_formats, export_checkpoint
 from src.log import setup_logging
+from src.overrides import read_changes
 
 logger = logging.getLogger("export")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from src.arguments import add_device_arguments, add_recipe_arguments
 from src.backend import create_backend
-from src.config import plain, read_changes
 from src.data import build_manager
 from src.errors import entry_point
 from src.inference.bundle import check_golden, load_bundle_predictor
@@ -19,6 +18,7 @@ from src.inference.output import checkpoint_title
 from src.inference.postprocess import Postprocess
 from src.inference.volumes import predict_volumes
 from src.log import setup_logging
+from src.overrides import plain, read_changes
 
 logger = logging.getLogger("predict")
 

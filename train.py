@@ -6,9 +6,10 @@ import sys
 
 from src.arguments import add_device_arguments, add_recipe_arguments
 from src.backend import create_backend
-from src.config import DEFAULT_RECIPE, load_recipe
+from src.config import DEFAULT_RECIPE
 from src.errors import UserError, entry_point
 from src.log import setup_logging
+from src.overrides import load_recipe
 from src.ranks import check_world_size
 from src.training.build import build_trainer, check_data
 from src.training.plan import RunPlan, new_plan, resumed_plan, with_epochs

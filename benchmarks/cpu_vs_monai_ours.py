@@ -15,12 +15,12 @@ from cpu_vs_monai_worker import Unsupported
 from mindspore import Tensor
 
 from src.backend import create_backend
-from src.config import load_recipe
 from src.errors import UserError
 from src.inference.predictor import NetworkPredictor
 from src.losses import build_loss
 from src.networks import build_network
 from src.ops.select import kernels, stock_kernels
+from src.overrides import load_recipe
 from src.training.train_step import TrainStep
 
 AMP_LEVELS = {"fp32": "O0", "bf16": "bf16"}

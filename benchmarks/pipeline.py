@@ -43,9 +43,9 @@ def run_rank(args: argparse.Namespace) -> dict[str, Any]:
     from mindspore import Tensor
 
     from src.backend import create_backend
-    from src.config import load_recipe
     from src.losses import build_loss
     from src.networks import build_network
+    from src.overrides import load_recipe
     from src.training.pipeline import MicroBatchStep
     from src.training.pipeline_balance import BlockTimes, measure_blocks
     from src.training.pipeline_channel import LocalChannel

@@ -22,11 +22,11 @@ from cpu_vs_monai_data import fixed_batch
 from mindspore import Tensor
 
 from src.backend import create_backend
-from src.config import load_recipe
 from src.files import write_json
 from src.losses import build_loss
 from src.networks import build_network
 from src.ops.select import kernels
+from src.overrides import load_recipe
 from src.training import reduce
 from src.training.train_step import TrainStep
 

@@ -41,10 +41,10 @@ def run(steps: int, size: tuple[int, ...], base_channels: int) -> dict[str, obje
     from mindspore import Tensor
 
     from src.backend import create_backend
-    from src.config import load_recipe
     from src.losses import build_loss
     from src.networks import build_network
     from src.ops.select import kernels
+    from src.overrides import load_recipe
     from src.training.train_step import TrainStep
 
     recipe = load_recipe(overrides=[f"VolSize={list(size)}", f"base_channels={base_channels}", "batch_size=1",

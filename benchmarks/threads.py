@@ -33,9 +33,9 @@ def run(way: str, size: tuple[int, ...], steps: int) -> list[float]:
     from mindspore import Tensor
 
     from src import backend as module
-    from src.config import load_recipe
     from src.losses import build_loss
     from src.networks import build_network
+    from src.overrides import load_recipe
     from src.training.train_step import TrainStep
 
     if way == "as it comes":

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from src.arguments import add_device_arguments, add_recipe_arguments
-from src.config import read_changes
+from src.overrides import read_changes
 
 
 def test_overrides_add_up():

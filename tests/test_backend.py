@@ -7,8 +7,8 @@ import pytest
 
 from src import backend as module
 from src.backend import Backend, base_learning_rate, create_backend
-from src.config import load_recipe
 from src.errors import UserError
+from src.overrides import load_recipe
 
 
 @pytest.fixture

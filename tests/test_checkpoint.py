@@ -20,10 +20,10 @@ from src.checkpoint import (
     run_folder_of,
     save_checkpoint,
 )
-from src.config import load_recipe
 from src.errors import UserError
 from src.losses import build_loss
 from src.networks import build_network
+from src.overrides import load_recipe
 from src.training.train_step import TrainStep
 
 

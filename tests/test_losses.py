@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from src.config import load_recipe
 from src.losses import LOSSES, DeepSupervisionLoss, SegmentationLoss, build_loss
+from src.overrides import load_recipe
 
 
 def make(name: str, **settings):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import plan
-from src.config import load_recipe
 from src.data import build_manager, prostate
 from src.data.case_files import read_case
 from src.data.check import check_cases
 from src.data.split import read_split
 from src.data.volume_files import write_volume
+from src.overrides import load_recipe
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample"

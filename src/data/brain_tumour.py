@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from src.config import unet3d_size_problem
 from src.data import nifti
 from src.data.case import Case
 from src.data.data_manager import DataManager, Sample
@@ -18,6 +17,7 @@ from src.data.geometry import Geometry
 from src.data.msd import msd_layout
 from src.data.volume_files import read_volume
 from src.errors import DataError
+from src.recipe_rules import unet3d_size_problem
 
 MODALITIES = 4  # FLAIR, T1, T1 with contrast agent, T2
 SUFFIXES = (*nifti.SUFFIXES, ".npy")

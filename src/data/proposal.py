@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from src.config import apply_overrides, vnet_cfg
+from src.config import vnet_cfg
 from src.data.fingerprint import TAILS, Fingerprint, by_axis
 from src.data.memory import held_gib, training_memory_gib
 from src.errors import UserError
+from src.overrides import apply_overrides
 
 _STEP = 16  # VolSize comes in multiples of it
 _FLOOR = 32  # voxels that an edge of a patch keeps

@@ -20,7 +20,6 @@ from easydict import EasyDict
 from mindspore import Tensor
 
 from src.checkpoint import Checkpoint, load_parameters
-from src.config import plain
 from src.data import Case, get_task
 from src.data.data_manager import DataManager
 from src.errors import UserError
@@ -33,6 +32,7 @@ from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import ForegroundProbability, build_network
 from src.networks.export_form import exportable
 from src.ops.select import kernels, stock_kernels, unit_options
+from src.overrides import plain
 from src.report.html import package_versions
 
 logger = logging.getLogger(__name__)

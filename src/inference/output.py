@@ -14,7 +14,6 @@ from easydict import EasyDict
 from src.backend import Backend
 from src.checkpoint import HISTORY_NAME, Checkpoint, run_folder_of
 from src.collectives import ONE_RANK, gather
-from src.config import plain
 from src.data import build_manager, get_task
 from src.data.check import checked_cases
 from src.data.geometry import Geometry
@@ -27,6 +26,7 @@ from src.inference.postprocess import Postprocess
 from src.inference.predictor import Predictor
 from src.metrics.cases import format_table, summarise, write_metrics_csv
 from src.metrics.promise12 import remove_promise12, write_promise12
+from src.overrides import plain
 from src.report.figures import overlay_png
 from src.report.html import write_report
 

@@ -13,9 +13,10 @@ from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from src.checkpoint import Checkpoint, load_checkpoint, load_parameters
-from src.config import RECIPES, apply_overrides
+from src.config import RECIPES
 from src.errors import UserError
 from src.networks import ForegroundProbability, build_network
+from src.overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
 

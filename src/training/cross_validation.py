@@ -28,13 +28,13 @@ from typing import Any
 from easydict import EasyDict
 
 from src.checkpoint import BEST_NAME, list_checkpoints
-from src.config import apply_overrides, load_recipe, plain, read_changes
 from src.data import Case, get_task
 from src.data.case import split_volume_name
 from src.data.split import fold_split, read_split, split_hash
 from src.errors import UserError
 from src.files import write_json
 from src.inference.bundle import file_sha256
+from src.overrides import apply_overrides, load_recipe, plain, read_changes
 from src.ranks import end_with_parent
 
 logger = logging.getLogger(__name__)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from src.config import plain
 from src.data.case import VOLUME_SUFFIXES, split_volume_name
 from src.errors import DataError, UserError
 from src.files import write_json
 from src.metrics.cases import METRICS, Metric, Row, class_metrics, classes_of, read_rows, summarise, write_metrics_csv
 from src.metrics.promise12 import remove_promise12, write_promise12
 from src.metrics.text import text_table
+from src.overrides import plain
 from src.report.html import write_report
 from src.training.cross_validation import CrossValidation, is_finished
 

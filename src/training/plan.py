@@ -10,10 +10,11 @@ from typing import Any
 
 from easydict import EasyDict
 
-from src.config import RECIPES, apply_overrides, plain
+from src.config import RECIPES
 from src.data.split import fold_split, read_split, split_hash, split_problems, write_split
 from src.errors import UserError
 from src.files import write_json
+from src.overrides import apply_overrides, plain
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from src.config import load_recipe
 from src.data.augment import (
     BRIGHTNESS,
     DEFORM_MM,
@@ -17,6 +16,7 @@ from src.data.augment import (
     Augmentation,
     random_displacement,
 )
+from src.overrides import load_recipe
 
 SLICES = (1.0, 1.0, 3.0)
 SHAPE = (96, 96, 32)  # 96 mm along each axis with SLICES

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from src.config import load_recipe
 from src.data import brain_tumour, build_manager, get_task
 from src.data.brain_tumour import BrainTumourManager, read_label, resize_nearest
 from src.data.case import Case
 from src.data.dataset import BatchLoader, StreamedSamples
 from src.errors import DataError, UserError
+from src.overrides import load_recipe
 
 SIZE = (16, 24, 7)
 SPACING = (1.0, 0.5, 2.0)

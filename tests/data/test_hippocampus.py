@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from src.config import load_recipe
 from src.data import build_manager, get_task, hippocampus
 from src.data.case import Case
 from src.data.check import check_cases
 from src.data.geometry import Geometry
 from src.data.volume_files import write_volume
 from src.errors import DataError, UserError
+from src.overrides import load_recipe
 
 GRID = Geometry((35, 51, 35))
 NAMES = [f"hippocampus_{number:03d}.nii.gz" for number in (1, 3, 4)]

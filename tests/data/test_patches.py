@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from src.config import load_recipe
 from src.data.patches import PatchSampler, foreground_voxels
+from src.overrides import load_recipe
 
 SIZE = (4, 3, 2)
 SHAPE = (9, 7, 3)

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from src.config import apply_overrides, vnet_cfg
+from src.config import vnet_cfg
 from src.data.fingerprint import CaseFacts, Fingerprint
 from src.data.memory import training_memory_gib
 from src.data.proposal import propose, target_spacing
 from src.errors import UserError
+from src.overrides import apply_overrides
 
 
 def facts(size=(320, 320, 24), spacing=(0.6, 0.6, 3.6), centred=(60.0, 50.0, 55.0), spike=0.0, largest=1.0):

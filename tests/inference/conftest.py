@@ -9,11 +9,11 @@ from mindspore import Tensor
 
 from src.backend import Backend, create_backend
 from src.checkpoint import save_checkpoint
-from src.config import load_recipe, plain
 from src.inference.bundle import Bundle, read_bundle
 from src.inference.export import SAMPLE_DATA, export_checkpoint
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import build_network
+from src.overrides import load_recipe, plain
 
 OVERRIDES = ["base_channels=2", "VolSize=[32,32,32]", "dstRes=[1.5,1.5,1.5]"]
 CLASSES_OVERRIDES = ["base_channels=2", "VolSize=[16,16,16]", "dstRes=[2,2,2]", "patches=true", "window_overlap=0.25"]

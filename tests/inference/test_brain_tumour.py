@@ -7,13 +7,13 @@ import pytest
 import SimpleITK as sitk
 
 from src.checkpoint import save_checkpoint
-from src.config import load_recipe, plain
 from src.data import build_manager
 from src.errors import UserError
 from src.inference.export import export_checkpoint
 from src.inference.predictor import load_checkpoint_predictor
 from src.inference.volumes import predict_volumes
 from src.networks import build_network
+from src.overrides import load_recipe, plain
 from tests.data.test_brain_tumour import SIZE, SPACING, make_image, write_nifti
 
 

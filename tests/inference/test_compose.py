@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.config import load_recipe
 from src.data import Case, build_manager
 from src.errors import UserError
 from src.inference.compose import load_predictor, wrap_predictor
@@ -15,6 +14,7 @@ from src.inference.evaluate import load_native, segment
 from src.inference.export import SAMPLE_DATA
 from src.inference.predictor import NetworkPredictor
 from src.inference.tta import MirrorPredictor
+from src.overrides import load_recipe
 from tests.inference.helpers import FunctionPredictor
 
 VOLUME = np.random.default_rng(6).random((32, 16, 16)).astype(np.float32)

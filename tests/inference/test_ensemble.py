@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.config import load_recipe
 from src.errors import UserError
 from src.inference.ensemble import SHARED_KEYS, EnsemblePredictor, check_members
 from src.inference.evaluate import require_finite
+from src.overrides import load_recipe
 from tests.inference.helpers import FunctionPredictor
 
 PATHS = [Path("runs/a/ckpt/best.ckpt"), Path("runs/b/ckpt/best.ckpt"), Path("runs/c/ckpt/best.ckpt")]

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from src.checkpoint import Checkpoint
-from src.config import load_recipe
 from src.data.split import write_split
 from src.data.volume_files import read_volume
 from src.errors import DataError, UserError
 from src.inference.output import OutputFolders, evaluate_split, output_folders
 from src.metrics.promise12 import KEYS
+from src.overrides import load_recipe
 from tests.data.helpers import OBLIQUE
 from tests.inference.helpers import GRID, FunctionPredictor, bright, bright_case, bright_halves, nothing
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from src.config import load_recipe
 from src.inference.postprocess import Postprocess, largest_component, most_probable_class, probability_to_mask
+from src.overrides import load_recipe
 
 
 def test_threshold_is_exclusive():

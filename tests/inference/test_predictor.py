@@ -8,12 +8,12 @@ import pytest
 from mindspore import Tensor, nn
 
 from src.checkpoint import Checkpoint, save_checkpoint
-from src.config import load_recipe, plain, read_changes
 from src.errors import UserError
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor, recipe_of
 from src.losses import build_loss
 from src.networks import build_network
 from src.ops import ChannelDropout, ConvUnit
+from src.overrides import load_recipe, plain, read_changes
 from src.training.train_step import TrainStep
 from tests.inference.conftest import OVERRIDES
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.config import UNET3D_BLOCKS, unet3d_size_problem
 from src.networks import ForegroundProbability
 from src.networks.unet3d import DECODER_PARAMETERS, ENCODER_PARAMETERS, UNet3d
+from src.recipe_rules import UNET3D_BLOCKS, unet3d_size_problem
 from src.training.pipeline_stage import live_tensors
 from tests.ops.reference import relative_error
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.config import load_recipe
 from src.networks import ForegroundProbability, VNet, build_network
 from src.networks.vnet import OutputTransition
 from src.ops import ChannelDropout, ConvUnit, select
 from src.ops.activation import ChannelPReLU
 from src.ops.cpu.unit_op import ALGORITHMS, UnitOp
+from src.overrides import load_recipe
 
 
 def count(network: nn.Cell) -> int:

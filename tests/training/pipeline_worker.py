@@ -13,10 +13,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.backend import create_backend
-from src.config import load_recipe
 from src.losses import build_loss
 from src.networks import build_network
 from src.networks.unet3d import Block, run_blocks
+from src.overrides import load_recipe
 from src.training.pipeline import MicroBatchStep
 from src.training.pipeline_channel import LocalChannel
 from tests.training.ranks import ROOT

@@ -17,7 +17,6 @@ import train as train_script
 from src.backend import Backend, create_backend
 from src.checkpoint import Checkpoint
 from src.collectives import average, gather, gather_shares, share
-from src.config import load_recipe
 from src.data.data_manager import Sample
 from src.data.dataset import BatchLoader
 from src.data.geometry import Geometry
@@ -25,6 +24,7 @@ from src.data.split import write_split
 from src.errors import UserError
 from src.inference.output import OutputFolders, evaluate_split
 from src.losses import build_loss
+from src.overrides import load_recipe
 from src.training import build, reduce
 from src.training.train_step import TrainStep
 from tests.training.helpers import PointNetwork, SquareLoss, TwoUnits, small_network

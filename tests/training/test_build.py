@@ -9,11 +9,11 @@ from mindspore import Tensor
 
 from src.backend import Backend
 from src.checkpoint import BEST_NAME, LaterVersion, checkpoint_name, load_checkpoint, save_checkpoint
-from src.config import apply_overrides, load_recipe
 from src.data.augment import Augmentation
 from src.data.patches import PatchSampler
 from src.errors import DataError, UserError
 from src.inference.sliding_window import WindowPredictor
+from src.overrides import apply_overrides, load_recipe
 from src.training import build as module
 from src.training.build import build_trainer, check_data
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, SharedStatistics, Validation

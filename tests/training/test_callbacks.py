@@ -11,8 +11,8 @@ from mindspore import Parameter, Tensor, nn
 from tensorboardX.proto.event_pb2 import Event
 
 from src.checkpoint import BEST_NAME, list_checkpoints, load_checkpoint
-from src.config import load_recipe
 from src.inference.evaluate import ValidationResult
+from src.overrides import load_recipe
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, Validation
 from src.training.trainer import Callback, Trainer, TrainingState
 from tests.training.helpers import FakeLoader, FakeStep

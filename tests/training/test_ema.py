@@ -7,8 +7,8 @@ from mindspore import Tensor, nn, ops
 
 from src.backend import Backend
 from src.checkpoint import load_checkpoint, load_parameters, save_checkpoint
-from src.config import load_recipe
 from src.ops import ConvUnit
+from src.overrides import load_recipe
 from src.training.ema import EVERY, averaged_weights, build_average
 from src.training.train_step import TrainStep
 from tests.training.helpers import PointNetwork, SquareLoss

@@ -15,11 +15,11 @@ from mindspore import Tensor, ops
 
 from src.backend import Backend
 from src.checkpoint import list_checkpoints, load_checkpoint
-from src.config import load_recipe
 from src.errors import UserError
 from src.losses import build_loss
 from src.networks import UNet3d
 from src.ops import select
+from src.overrides import load_recipe
 from src.training.pipeline import MicroBatchStep, build_single_step
 from src.training.train_step import TrainStep
 from tests.data.test_brain_tumour import write_nifti

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from src.backend import Backend
-from src.config import load_recipe
 from src.errors import UserError
 from src.losses import build_loss
 from src.networks import UNet3d
+from src.overrides import load_recipe
 from src.training import pipeline_build
 from src.training.pipeline_balance import BlockTimes
 from src.training.pipeline_build import build_pipeline_step, is_pipeline

@@ -11,10 +11,10 @@ import pytest
 from mindspore import Tensor
 
 from src.backend import Backend
-from src.config import load_recipe
 from src.errors import UserError
 from src.losses import build_loss
 from src.networks import UNet3d
+from src.overrides import load_recipe
 from src.training import pipeline_channel
 from src.training.pipeline import MicroBatchStep
 from src.training.pipeline_channel import LocalChannel, MintChannel, connect, open_channel

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from src.config import load_recipe
 from src.data.split import fold_split, write_split
 from src.errors import UserError
+from src.overrides import load_recipe
 from src.training.plan import new_plan, resumed_plan
 
 NAMES = [f"Case{i:02d}.mhd" for i in range(10)]

@@ -6,8 +6,8 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from src.backend import Backend
-from src.config import load_recipe
 from src.data.dataset import Batch
+from src.overrides import load_recipe
 from src.training import train_step as module
 from src.training.optimizer import build_optimizer
 from src.training.train_step import TrainStep

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from src.config import load_recipe
+from src.overrides import load_recipe
 from src.training.trainer import Callback, Trainer, TrainingDiverged, TrainingState
 from tests.training.helpers import FakeLoader, FakeStep
 

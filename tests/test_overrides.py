@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from src.config import RECIPES, apply_overrides, load_recipe, plain, read_changes, unet3d_brain_cfg, vnet_cfg
+from src.config import RECIPES, unet3d_brain_cfg, vnet_cfg
 from src.errors import UserError
+from src.overrides import apply_overrides, load_recipe, plain, read_changes
 
 # key -> test that shows that changing it changes behaviour
 EFFECTS = {
