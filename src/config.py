@@ -140,6 +140,125 @@ vnet_hippocampus_cfg = EasyDict(
     }
 )
 
+# The U-Net family on pictures, or on stacks of them: what its recipes have in common.
+_slices_cfg = EasyDict(
+    {
+        # Data
+        "task": "lgg",
+        "fold": -1,
+        "folds": 5,
+        "fold_seed": 1,
+        "classes": 2,  # background and foreground
+        "dirResult": "results/infer",
+        "dirPredictionImage": "results/prediction",
+        "image_size": [256, 256],  # pixels (x, y) that the network sees
+        "slice_sampling": "uniform",  # of training slices: uniform, or mask: the more, the larger their mask
+        "augment": False,  # the changes below, all of them in every sample
+        "aug_scale_range": 0.0,  # 0.05: by up to 5 %
+        "aug_rotation": 0.0,  # degrees, in both directions
+        "aug_flip_x": 0.0,  # probability of mirroring left and right
+        "aug_flip_y": 0.0,
+        "aug_elastic": 0.0,  # largest move of the control points of a 3 x 3 grid, share of the picture's edge
+        "aug_intensity": 0.0,  # 0.1: contrast by up to 10 %, brightness by up to 0.1 standard deviations
+        # Network
+        "architecture": "unet",  # unet, attention_unet, resnet34_unet, unetpp
+        "upsampling": "transposed",  # transposed (convolution), bilinear
+        "base_channels": 32,
+        "output_channels": 1,  # 1: the foreground's logit; 2: background's and foreground's
+        "dropout": 0.0,  # at the bottom of unet and attention_unet
+        "deep_supervision": True,  # of unetpp: logits of every nested decoder
+        "pretrained": "",  # resnet34_unet: file of an ImageNet ResNet-34, MindSpore's .ckpt or torchvision's .pth
+        # Optimisation
+        "batch_size": 16,
+        "epochs": 100,
+        "loss": "dice",  # dice, iou, bce_dice, bce, tversky, focal, dice_ce, dice_focal
+        "bce_weight": 0.5,  # in bce_dice: of the cross-entropy; the rest is Dice's
+        "dice_over": "batch",  # a slice without foreground has no Dice of its own to learn from
+        "focal_gamma": 2.0,
+        "tversky_alpha": 0.3,
+        "tversky_beta": 0.7,
+        "optimizer": "adam",
+        "lr": 1e-4,
+        "lr_ascend": 1e-4,
+        "lr_schedule": "constant",
+        "lr_scaling": "none",
+        "weight_decay": 0.0,
+        "momentum": 0.9,
+        "warmup_step": 0,
+        "warmup_ratio": 1.0,
+        "grad_clip": 0.0,
+        "ema_decay": 0.0,
+        "amp_level": "auto",
+        "loss_scaling": "auto",
+        "loss_scale": 1024.0,
+        "seed": 1,
+        # Prediction
+        "tta": "none",  # mirror axes: x, y, xy, or none
+        "largest_component": False,
+        "scoring": "none",  # further results of an evaluation: patients, pixels, rand, or none
+        # Run
+        "val_every": 1,
+        "early_stopping": 0,
+        "save_every": 1,
+        "keep_checkpoint_max": 3,
+    }
+)
+
+# U-Net family on brain MR of the LGG segmentation data set, FLAIR abnormality, Dice by patient.
+unet2d_lgg_cfg = EasyDict(
+    {
+        **copy.deepcopy(_slices_cfg),
+        "slice_sampling": "mask",
+        "augment": True,
+        "aug_scale_range": 0.05,
+        "aug_rotation": 15.0,
+        "aug_flip_x": 0.5,
+        "largest_component": True,
+        "scoring": "patients",
+    }
+)
+
+# U-Net on retinal vessels of DRIVE, scored inside the field of view.
+unet2d_drive_cfg = EasyDict(
+    {
+        **copy.deepcopy(_slices_cfg),
+        "task": "drive",
+        "image_size": [512, 512],
+        "upsampling": "bilinear",
+        "base_channels": 64,
+        "batch_size": 1,
+        "epochs": 40,
+        "loss": "bce",
+        "lr": 1e-5,
+        "lr_ascend": 1e-5,
+        "weight_decay": 1e-8,
+        "scoring": "pixels",
+    }
+)
+
+# U-Net on cells and membranes in electron microscopy of ISBI 2012; the recipe that benchmark.py measures with.
+unet2d_em_cfg = EasyDict(
+    {
+        **copy.deepcopy(_slices_cfg),
+        "task": "em",
+        "image_size": [512, 512],
+        "augment": True,
+        "aug_flip_x": 0.5,
+        "aug_flip_y": 0.5,
+        "aug_elastic": 0.03,
+        "aug_intensity": 0.1,
+        "base_channels": 64,
+        "output_channels": 2,
+        "dropout": 0.5,
+        "batch_size": 1,
+        "epochs": 50,
+        "loss": "bce",
+        "lr_schedule": "cosine",
+        "scoring": "rand",
+    }
+)
+
 DEFAULT_RECIPE = "vnet_promise12"
 RECIPES: dict[str, EasyDict] = {DEFAULT_RECIPE: vnet_cfg, "vnet_hippocampus": vnet_hippocampus_cfg,
-                                "unet3d_brain": unet3d_brain_cfg}
+                                "unet3d_brain": unet3d_brain_cfg, "unet2d_lgg": unet2d_lgg_cfg,
+                                "unet2d_drive": unet2d_drive_cfg, "unet2d_em": unet2d_em_cfg}

@@ -8,17 +8,21 @@ from typing import Any
 from src.errors import UserError
 from src.lr_schedule import SCALING_RULES
 
+SLICE_TASKS = ("lgg", "drive", "em")  # whose networks see pictures (N, C, H, W)
 UNET3D_BLOCKS = 13  # of the 3-D U-Net, between any two of which a pipeline can cut it
 
 _AXES = ("none", "x", "y", "z", "xy", "xz", "yz", "xyz")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "variant": ("default", "paper"),
     "activation": ("auto", "elu", "prelu"),
-    "loss": ("dice", "dice_ce", "dice_focal", "tversky", "focal", "bce"),
+    "loss": ("dice", "dice_ce", "dice_focal", "tversky", "focal", "bce", "iou", "bce_dice"),
     "dice_over": ("sample", "batch"),
     "mirror_axes": _AXES,
     "tta": _AXES,
-    "scoring": ("none", "promise12"),
+    "scoring": ("none", "promise12", "patients", "pixels", "rand"),
+    "slice_sampling": ("uniform", "mask"),
+    "architecture": ("unet", "attention_unet", "resnet34_unet", "unetpp"),
+    "upsampling": ("transposed", "bilinear"),
     "optimizer": ("adam", "adamw", "sgd"),
     "lr_scaling": SCALING_RULES,
     "amp_level": ("auto", "O0", "O2", "O3", "bf16"),
@@ -36,6 +40,11 @@ _POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "ke
 _NOT_NEGATIVE = ("dropout", "lr", "lr_ascend", "weight_decay", "momentum", "warmup_step", "warmup_ratio",
                  "grad_clip", "val_every", "early_stopping", "seed", "log_every", "fold_seed", "focal_gamma",
                  "tversky_alpha", "tversky_beta", "ema_decay", "window_overlap")
+
+
+def is_2d(recipe: Mapping[str, Any]) -> bool:
+    """Return whether a recipe's network sees pictures in place of volumes."""
+    return "image_size" in recipe
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -66,6 +75,8 @@ def check_ranges(recipe: Mapping[str, Any]) -> None:
     require(-1 <= recipe["fold"] < recipe["folds"], "fold", f"-1, or 0 to folds - 1 = {recipe['folds'] - 1}")
     if "target_size" in recipe:
         _check_unet3d(recipe, require)
+    elif is_2d(recipe):
+        _check_unet2d(recipe, require)
     else:
         _check_vnet(recipe, require)
 
@@ -97,6 +108,26 @@ def _check_unet3d(recipe: Mapping[str, Any], require: Callable[[bool, str, str],
             "auto, O0, O2 or O3: only the V-Net's kernels store activations in bf16")
     problem = any(recipe["target_size"]) and unet3d_size_problem(recipe["target_size"])
     require(not problem, "target_size", f"zeros, or a size that the network can take: {problem}")
+
+
+def _check_unet2d(recipe: Mapping[str, Any], require: Callable[[bool, str, str], None]) -> None:
+    require(recipe["task"] in SLICE_TASKS, "task", f"one of {', '.join(SLICE_TASKS)}, which are made of pictures")
+    require(recipe["classes"] == 2, "classes", "2: these recipes tell one foreground from the background")
+    require(recipe["output_channels"] in (1, 2), "output_channels", "1 or 2")
+    require(all(n > 0 and n % 16 == 0 for n in recipe["image_size"]), "image_size", "multiples of 16")
+    require(recipe["architecture"] != "resnet34_unet" or all(n % 32 == 0 for n in recipe["image_size"]), "image_size",
+            "multiples of 32 with architecture 'resnet34_unet'")
+    require(not recipe["pretrained"] or recipe["architecture"] == "resnet34_unet", "pretrained",
+            "none but with architecture 'resnet34_unet', whose encoder it is")
+    require(recipe["dropout"] < 1, "dropout", "a probability below 1")
+    require(recipe["ema_decay"] < 1, "ema_decay", "a number below 1")
+    for key in ("aug_flip_x", "aug_flip_y", "bce_weight"):
+        require(0 <= recipe[key] <= 1, key, "a number from 0 to 1")
+    for key, most in (("aug_scale_range", 0.5), ("aug_rotation", 180), ("aug_elastic", 0.1), ("aug_intensity", 0.5)):
+        require(0 <= recipe[key] <= most, key, f"a number from 0 to {most:g}")
+    require(set(recipe["tta"]) <= set("xy") or recipe["tta"] == "none", "tta", "none, x, y or xy: a picture has no z")
+    require(recipe["scoring"] != "promise12", "scoring", "none, patients, pixels or rand")
+    require(recipe["amp_level"] != "bf16", "amp_level", "auto, O0, O2 or O3")
 
 
 def unet3d_size_problem(size: Sequence[int]) -> str:
