@@ -43,6 +43,7 @@ vnet_cfg = EasyDict(
         # Network
         "variant": "default",  # default: batch norm; paper: as in Milletari et al. 2016
         "activation": "auto",  # elu, prelu, or auto: the variant's own
+        "norm": "batch",  # batch, or instance: of each sample by itself; where the variant has one
         "sync_bn": False,  # batch norm over the batches of all ranks, in place of each rank's own
         "base_channels": 16,
         "dropout": 0.5,

@@ -15,6 +15,7 @@ _AXES = ("none", "x", "y", "z", "xy", "xz", "yz", "xyz")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "variant": ("default", "paper"),
     "activation": ("auto", "elu", "prelu"),
+    "norm": ("batch", "instance"),
     "loss": ("dice", "dice_ce", "dice_focal", "tversky", "focal", "bce", "iou", "bce_dice"),
     "dice_over": ("sample", "batch"),
     "mirror_axes": _AXES,
@@ -98,8 +99,9 @@ def _check_vnet(recipe: Mapping[str, Any], require: Callable[[bool, str, str], N
     # Batch norm at the bottom, 16 times smaller, needs two values a channel: of one, the variance is not defined
     # (MindSpore's moving variance becomes NaN).
     bottom = recipe["batch_size"] * math.prod(n // 16 for n in recipe["VolSize"])
-    require(recipe["variant"] != "default" or bottom > 1, "batch_size",
-            f"at least 2 with variant 'default' and VolSize {recipe['VolSize']}, or a larger VolSize")
+    batch_norm = recipe["variant"] == "default" and recipe["norm"] == "batch"
+    require(not batch_norm or bottom > 1, "batch_size",
+            f"at least 2 with variant 'default', norm 'batch' and VolSize {recipe['VolSize']}, or a larger VolSize")
 
 
 def _check_unet3d(recipe: Mapping[str, Any], require: Callable[[bool, str, str], None]) -> None:

@@ -16,7 +16,8 @@ def build_network(recipe: Mapping[str, Any], rank: int = 0, world_size: int = 1)
 
     Args:
         recipe: a checked recipe; `variant`, `activation`, `base_channels`, `dropout`, `out_kernel`, `classes`,
-            `deep_supervision`, `sync_bn`, `seed` count, and on the CPU kernels `amp_level` and `conv_algorithm`.
+            `deep_supervision`, `norm`, `sync_bn`, `seed` count, and on the CPU kernels `amp_level` and
+            `conv_algorithm`.
         rank: makes the dropout masks of the ranks differ.
         world_size: number of ranks, over whose batches `sync_bn` takes the statistics together.
 
@@ -26,7 +27,7 @@ def build_network(recipe: Mapping[str, Any], rank: int = 0, world_size: int = 1)
     if recipe["task"] == "brain_tumour":
         return UNet3d()
     set_unit_options(UnitOptions("bfloat16" if recipe["amp_level"] == "bf16" else "float32",
-                                 recipe["conv_algorithm"], world_size if recipe["sync_bn"] else 1))
+                                 recipe["conv_algorithm"], world_size if recipe["sync_bn"] else 1, recipe["norm"]))
     return VNet(variant=recipe["variant"], activation=recipe["activation"], base_channels=recipe["base_channels"],
                 dropout=recipe["dropout"], out_kernel=recipe["out_kernel"], classes=recipe["classes"],
                 seed=recipe["seed"] + 7919 * rank, deep_supervision=recipe["deep_supervision"])

@@ -1,10 +1,10 @@
-"""Batch norm over volumes: each rank's own, or over all ranks."""
+"""Norms of volumes: over the batch of a rank or of all ranks, or over each sample by itself."""
 
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from src.ops import select
 
@@ -143,8 +143,48 @@ class _Normalise(nn.Cell):
         return dx, sums[channels:], sums[:channels]
 
 
-def batch_norm(channels: int, ranks: int = 1) -> nn.Cell:
-    """Return batch norm for volumes of `channels`, with the statistics of `ranks` processes taken together."""
+class InstanceNorm3d(nn.Cell):
+    """Each channel of each sample normalised by its own mean and variance, in training and evaluation alike.
+
+    Ulyanov et al. 2016, "Instance normalization". gamma * (x - mean) / sqrt(variance + 1e-5) + beta with the biased
+    variance over X, Y and Z, so that what a sample becomes depends on no other. MindSpore's own is not for CPU.
+
+    Input and output: (N, channels, X, Y, Z) fp32.
+
+    Args:
+        channels: of the volumes.
+    """
+
+    eps = 1e-5
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gamma = Parameter(Tensor(np.ones(channels, np.float32)), name="gamma")
+        self.beta = Parameter(Tensor(np.zeros(channels, np.float32)), name="beta")
+        kernels = select.kernels()
+        self.kernel: Any = None
+        if kernels is not None and kernels.has_blocked:
+            self.kernel = _NormKernel(str(kernels.path), False, self.eps)
+
+    def construct(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        if self.kernel is not None:
+            # Batch norm of one sample whose channels are those of all samples.
+            joined = x.reshape((1, shape[0] * shape[1], shape[2], shape[3], shape[4]))
+            gamma, beta = ops.tile(self.gamma, (shape[0],)), ops.tile(self.beta, (shape[0],))
+            return self.kernel(joined, gamma, beta)[0].reshape(shape)
+        flat = x.reshape((shape[0], shape[1], shape[2] * shape[3], shape[4])).astype(ms.float32)
+        # In two steps, since one fp32 sum over millions of voxels loses digits.
+        centred = flat - flat.mean(3, True).mean(2, True)
+        variance = (centred * centred).mean(3, True).mean(2, True)
+        scale = self.gamma.reshape((1, -1, 1, 1)) * ops.rsqrt(variance + self.eps)
+        return (centred * scale + self.beta.reshape((1, -1, 1, 1))).reshape(shape)
+
+
+def build_norm(channels: int, kind: str = "batch", ranks: int = 1) -> nn.Cell:
+    """Return the norm of volumes of `channels`: see `select.UnitOptions`, whose `norm` and `norm_ranks` these are."""
+    if kind == "instance":
+        return InstanceNorm3d(channels)
     return nn.BatchNorm3d(channels) if ranks == 1 else SyncBatchNorm3d(channels, ranks)
 
 

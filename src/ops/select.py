@@ -25,11 +25,13 @@ class UnitOptions:
         algorithm: of their 5³ convolutions: `winograd`, `direct`, or `auto` for the faster one by layer and direction.
         norm_ranks: number of ranks over whose batches batch norm takes its statistics together. Above 1 a unit with
             batch norm takes cells of its own in place of the fused kernel, on every back end.
+        norm: `batch`, or `instance` for statistics of each sample by itself.
     """
 
     storage: str = "float32"
     algorithm: str = "auto"
     norm_ranks: int = 1
+    norm: str = "batch"
 
 
 SLOWDOWN = "10 to 50 times"

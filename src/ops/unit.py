@@ -8,7 +8,7 @@ from src.ops import select
 from src.ops.activation import activation
 from src.ops.conv import Conv3d, Conv3dTranspose
 from src.ops.cpu.unit_op import LANES, UnitForm, UnitOp
-from src.ops.norm import batch_norm
+from src.ops.norm import InstanceNorm3d, build_norm
 from src.ops.volume import Layout, ScaleChannels
 
 _MOST_OUTPUT_CHANNELS = 8  # that the kernel of the `output` form takes
@@ -27,7 +27,7 @@ class ConvUnit(nn.Cell):
         kernel_size: edge of the kernel; odd at stride 1, equal to the stride otherwise.
         stride: 1, or 2 without overlap.
         transposed: multiply the size by the stride in place of dividing it.
-        norm: batch norm after the convolution.
+        norm: the norm of the unit options after the convolution: batch norm, or instance norm.
         act: activation after it, one of `activation.ACTIVATIONS`.
         residual: `none`; `given` with each call; `own`, the input x itself; `image`, a plain volume of one channel
             that is the unit's input and is added to each channel.
@@ -43,7 +43,8 @@ class ConvUnit(nn.Cell):
         self.conv = convolution(in_channels, out_channels, kernel_size, stride, pad_mode="pad", padding=padding,
                                 has_bias=True, weight_init="he_normal", bias_init="zeros")
         options = select.unit_options()
-        self.norm = batch_norm(out_channels, options.norm_ranks) if norm else nn.Identity()
+        self.instance = norm and options.norm == "instance"
+        self.norm = build_norm(out_channels, options.norm, options.norm_ranks) if norm else nn.Identity()
         self.act = activation(act, out_channels)
         self.residual_act = activation(residual_act, out_channels)
         self.residual = residual
@@ -54,11 +55,14 @@ class ConvUnit(nn.Cell):
             kind = _kind(in_channels, out_channels, kernel_size, stride, transposed, residual)
             path = str(kernels.path)
             self.to_plain = Layout(path)
-            synced = norm and options.norm_ranks > 1
+            synced = norm and options.norm_ranks > 1 and not self.instance
             if kind is not None and kernels.has_blocked and skip_channels % LANES == 0 and not synced:
-                form = UnitForm(kind, kernel_size, out_channels, norm, act, residual, residual_act, skip_channels > 0)
-                # MindSpore's cell keeps the weight of the new value, one less the momentum it was given.
-                epsilon, momentum = (self.norm.bn2d.eps, 1 - self.norm.bn2d.momentum) if norm else (1e-5, 0.9)
+                form = UnitForm(kind, kernel_size, out_channels, norm, act, residual, residual_act, skip_channels > 0,
+                                self.instance)
+                epsilon, momentum = InstanceNorm3d.eps, 0.9
+                if norm and not self.instance:
+                    # MindSpore's cell keeps the weight of the new value, one less the momentum it was given.
+                    epsilon, momentum = self.norm.bn2d.eps, 1 - self.norm.bn2d.momentum
                 self.fused = UnitOp(path, form, options, epsilon, momentum)
                 self.to_blocked = Layout(path, options.storage)
                 self.blocked_input = kind != "input"
@@ -87,7 +91,9 @@ class ConvUnit(nn.Cell):
     def _fused(self, x: Tensor, residual: Tensor, keep: Tensor) -> Tensor:
         x = self.to_blocked(x) if self.blocked_input else x.astype("float32")
         gamma, beta, mean, variance = self.nothing, self.nothing, self.nothing, self.nothing
-        if self.has_norm:
+        if self.instance:
+            gamma, beta = self.norm.gamma, self.norm.beta
+        elif self.has_norm:
             norm = self.norm.bn2d
             gamma, beta, mean, variance = norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance
         slope = self.act.weight if self.learned_act else self.nothing

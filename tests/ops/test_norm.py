@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from src.ops import select
-from src.ops.norm import SyncBatchNorm3d, VolumeNorm, batch_norm
+from src.ops.norm import SyncBatchNorm3d, VolumeNorm, build_norm
 from src.ops.select import UnitOptions
 from src.ops.unit import ConvUnit
 
@@ -79,8 +79,8 @@ def test_two_ranks_normalise_as_one_with_both_batches(two_equal_ranks, mode):
 
 
 def test_names_are_those_of_batch_norm(two_equal_ranks):
-    assert isinstance(batch_norm(4), nn.BatchNorm3d) and not isinstance(batch_norm(4), SyncBatchNorm3d)
-    assert [p.name for p in batch_norm(4, 2).get_parameters()] == [p.name for p in batch_norm(4).get_parameters()]
+    assert isinstance(build_norm(4), nn.BatchNorm3d) and not isinstance(build_norm(4), SyncBatchNorm3d)
+    assert [p.name for p in build_norm(4, ranks=2).get_parameters()] == [p.name for p in build_norm(4).get_parameters()]
 
 
 def test_units_with_shared_statistics_leave_the_fused_kernel(two_equal_ranks, kernels_in_use, monkeypatch):

@@ -1,5 +1,7 @@
 """Each form of unit, forward and backward, against float64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,10 +10,13 @@ from tests.ops.reference import relative_error
 from tests.ops.units import EPSILON, MOMENTUM, UnitCase
 
 
-def form(kind="same", channels=16, kernel=5, norm=True, act="elu", residual="none", residual_act="none", joined=False):
-    return UnitForm(kind, kernel, channels, norm, act, residual, residual_act, joined)
+def form(kind="same", channels=16, kernel=5, norm=True, act="elu", residual="none", residual_act="none", joined=False,
+         instance=False):
+    return UnitForm(kind, kernel, channels, norm, act, residual, residual_act, joined, instance)
 
 
+INSTANCES = ("same, own residual", "same, given residual", "same, many channels", "down, wide", "up, joined", "input",
+             "output")
 # Sizes of one voxel, of no tile's multiple, non-cubic; batches of 1 to 3; each residual and activation.
 CASES = {
     "same": UnitCase(form(), 16, (6, 5, 9)),
@@ -40,6 +45,10 @@ CASES = {
     "output, 1x1x1": UnitCase(form("output", 2, 1, norm=False, act="none"), 32, (3, 4, 5), 2),
     "output, 3x3x3": UnitCase(form("output", 5, 3, act="none"), 16, (3, 4, 17), 2),
 }
+# Instance norm differs in what the samples share alone.
+CASES |= {f"{name}, instance": UnitCase(replace(case.form, instance=True), case.in_channels, case.size, 3,
+                                        case.skip_channels)
+          for name, case in CASES.items() if name in INSTANCES}
 WINOGRAD_AND_DIRECT = {name: case for name, case in CASES.items() if name.startswith("same")}
 
 # Winograd's transforms cost digits, see docs/cpu_backend.md: relative L2 errors of a convolution, and through batch

@@ -77,6 +77,9 @@ class UnitCase:
         v = self.values
         if not self.form.norm:
             return y
+        if self.form.instance:  # in evaluation too
+            return np.concatenate([ref.batch_norm(y[n:n + 1], v["gamma"], v["beta"], EPSILON)
+                                   for n in range(len(y))])
         if training:
             return ref.batch_norm(y, v["gamma"], v["beta"], EPSILON)
         shape = (1, -1, 1, 1, 1)
@@ -103,7 +106,12 @@ class UnitCase:
                                           v["slope2"])
         dz, dslope = ref.act_gradients(form.act, z, dsum, v["slope"])
         gradients = {"dslope": dslope, "dslope2": dslope2, "dresidual": dsum}
-        if form.norm:
+        if form.instance:
+            parts = [ref.batch_norm_gradients(y[n:n + 1], v["gamma"], EPSILON, dz[n:n + 1]) for n in range(len(y))]
+            dz = np.concatenate([part[0] for part in parts])
+            gradients["dgamma"], gradients["dbeta"] = (sum(part[i] for part in parts) for i in (1, 2))
+            gradients["dbias"] = np.zeros(form.channels)
+        elif form.norm:
             dz, gradients["dgamma"], gradients["dbeta"] = ref.batch_norm_gradients(y, v["gamma"], EPSILON, dz)
             gradients["dbias"] = np.zeros(form.channels)
         else:
@@ -149,7 +157,7 @@ class UnitCase:
         kept = self._volume(self.form.channels, size, plain)
         outputs = [kept if self.form.kind in ("same", "output") else kept.ravel()[:1].copy(),
                    self._volume(self.form.channels + self.skip_channels, size, plain),
-                   np.full((2, self.form.channels), np.nan, np.float32)]
+                   np.full((*[self.samples] * self.form.instance, 2, self.form.channels), np.nan, np.float32)]
         library.call("UnitForward", list(inputs.values()), outputs)
         return inputs, outputs
 

@@ -95,5 +95,6 @@ class OneStage(nn.Cell):
 
 def small_network(recipe: Mapping[str, Any], rank: int = 0, world_size: int = 1) -> nn.Cell:
     """In place of `build_network`: the whole V-Net takes four times as long to compile."""
-    set_unit_options(UnitOptions("float32", recipe["conv_algorithm"], world_size if recipe["sync_bn"] else 1))
+    set_unit_options(UnitOptions("float32", recipe["conv_algorithm"], world_size if recipe["sync_bn"] else 1,
+                                 recipe["norm"]))
     return OneStage(recipe, recipe["seed"] + 7919 * rank)

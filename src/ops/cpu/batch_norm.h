@@ -42,7 +42,7 @@ inline void scale_and_shift(int64_t channels, const float* mean, const float* in
 }
 
 // Mean and 1 / std from the sums, to stats[0..c) and stats[c..2c); the moving ones as MindSpore's BatchNorm: momentum
-// weighs the old value, the moving variance is unbiased.
+// weighs the old value, the moving variance is unbiased. Null pointers leave those out.
 inline void batch_statistics(int64_t channels, double count, const double* sums, float epsilon, float momentum, float* stats,
                       float* moving_mean, float* moving_variance) {
   for (int64_t c = 0; c < channels; ++c) {
@@ -52,6 +52,7 @@ inline void batch_statistics(int64_t channels, double count, const double* sums,
     if (variance < 0) variance = 0;
     stats[c] = static_cast<float>(mean);
     stats[channels + c] = static_cast<float>(1.0 / std::sqrt(variance + epsilon));
+    if (moving_mean == nullptr) continue;
     double unbiased = variance * count / (count - 1);
     moving_mean[c] = momentum * moving_mean[c] + (1 - momentum) * static_cast<float>(mean);
     moving_variance[c] = momentum * moving_variance[c] + (1 - momentum) * static_cast<float>(unbiased);

@@ -16,6 +16,7 @@ LANES = 16
 # The order of the enumerations in units.cc and kernels.h.
 KINDS = ("same", "down", "up", "input", "output")
 RESIDUALS = ("none", "given", "own", "image")
+NORMS = ("none", "batch", "instance")
 ALGORITHMS = ("auto", "direct", "winograd")
 _ACTIVATIONS = ("none", "elu", "prelu")
 
@@ -38,6 +39,7 @@ class UnitForm:
         act: activation after it, and `residual_act` the one after the residual sum.
         residual: what is added: nothing, a given volume, the unit's own input, or the network's image.
         joined: a skip connection's volume follows in the output's channels.
+        instance: whether the norm takes the statistics of each sample by itself, in evaluation too.
     """
 
     kind: str
@@ -48,10 +50,12 @@ class UnitForm:
     residual: str
     residual_act: str
     joined: bool
+    instance: bool = False
 
     def config(self, algorithm: str) -> Tensor:
         """Return the operators' first input; `algorithm` is one of `ALGORITHMS`."""
-        return Tensor(np.array([KINDS.index(self.kind), self.kernel, self.norm, _ACTIVATIONS.index(self.act),
+        norm = NORMS.index("none" if not self.norm else "instance" if self.instance else "batch")
+        return Tensor(np.array([KINDS.index(self.kind), self.kernel, norm, _ACTIVATIONS.index(self.act),
                                 _ACTIVATIONS.index(self.residual_act), RESIDUALS.index(self.residual), self.joined,
                                 ALGORITHMS.index(algorithm)], np.int64))
 
@@ -104,7 +108,7 @@ class UnitOp(nn.Cell):
 
     Input: x, residual (or skip), keep, weight, bias, gamma, beta, moving mean, moving variance, and the slopes of the
     two activations; parts that the form lacks are any tensor of one value. Moving mean and variance are updated in
-    place in training. Output: the unit's result.
+    place in training, but for instance norm, which has none. Output: the unit's result.
 
     One backward pass a forward pass: of the `same` and `output` forms UnitBackward writes the gradient at the
     convolution's result over that result, which saves a volume a unit. `ops.GradOperation`, `value_and_grad`
@@ -126,12 +130,12 @@ class UnitOp(nn.Cell):
         self.constants = Tensor(np.array([epsilon, momentum], np.float32))
         out_type = ms.float32 if form.kind == "output" else storage_type(options.storage)
         channels = form.channels
-        statistics = [2, channels] if form.norm else [1]
 
         def forward_shape(config: Any, constants: Any, x: Any, residual: Any, keep: Any, weight: Any, *_: Any) -> Any:
             form.check(x, residual, weight)
             kept = form.convolved_shape(x) if form.kind in ("same", "output") else [1]
-            return kept, form.out_shape(x, residual), statistics
+            statistics = [2, channels] if form.norm else [1]
+            return kept, form.out_shape(x, residual), [x[0], *statistics] if form.instance else statistics
 
         def forward_type(*_: Any) -> Any:
             return out_type, out_type, ms.float32

@@ -6,8 +6,8 @@
 #include <stdexcept>
 
 #include "batch_norm.h"
+#include "units.h"
 #include "used_up.h"
-#include "entry.h"
 #include "winograd_rule.h"
 
 extern "C" int VnetHasOneDnn();
@@ -15,31 +15,6 @@ extern "C" int VnetHasOneDnn();
 namespace vnet {
 
 namespace {
-
-enum Kind { kSame = 0, kDown = 1, kUp = 2, kInput = 3, kOutput = 4 };
-enum ResidualKind { kNone = 0, kGiven = 1, kOwn = 2, kImage = 3 };  // kOwn: the unit's own input
-
-// The `config` tensor, int64; src/ops/cpu/unit_op.py writes it.
-struct Config {
-  Kind kind;
-  int64_t kernel;
-  bool norm;
-  Act act, act2;
-  ResidualKind residual;
-  bool joined;        // out holds a second volume behind the unit's own (kUp)
-  int64_t algorithm;  // 0: by rule, 1: direct, 2: Winograd, F222 to F444 by rule
-};
-
-Config read_config(const Call& call) {
-  const int64_t* v = call.get<int64_t>(0);
-  return {static_cast<Kind>(v[0]), v[1], v[2] != 0, static_cast<Act>(v[3]), static_cast<Act>(v[4]),
-          static_cast<ResidualKind>(v[5]), v[6] != 0, v[7]};
-}
-
-Shape shape_of(const Call& call, int i) {
-  const int64_t* s = call.shapes[i];
-  return call.ranks[i] == 6 ? Shape{s[0], s[1] * kLanes, s[2], s[3], s[4]} : Shape{s[0], s[1], s[2], s[3], s[4]};
-}
 
 Tiling tiling_for(const Config& config, Shape in, int64_t channels, Direction direction) {
   bool direct = VnetHasOneDnn() == 1;  // the direct kernels are oneDNN's
@@ -68,26 +43,6 @@ void convolve(const Config& config, Shape in, int64_t channels, const void* x, c
     default:
       throw std::invalid_argument("unit of unknown kind");
   }
-}
-
-// Whether the forward pass keeps y, which the backward pass then overwrites and marks in `stats` as used up: a second
-// one, as of a vjp that a graph calls twice, has to be an error.
-bool keeps_result(const Config& config) { return config.kind == kSame || config.kind == kOutput; }
-
-Shape result_shape(const Config& config, Shape in, int64_t channels) {
-  in.c = channels;
-  if (config.kind == kDown) in.d /= 2, in.h /= 2, in.w /= 2;
-  if (config.kind == kUp) in.d *= 2, in.h *= 2, in.w *= 2;
-  return in;
-}
-
-int64_t channels_of(const Call& call, const Config& config, int weight) {
-  return call.dim(weight, config.kind == kUp ? 1 : 0);
-}
-
-template <class T>
-T* scratch_volume(Shape shape) {
-  return scratch<T>(shape.n * shape.c * shape.voxels());
 }
 
 template <class T>
@@ -122,10 +77,6 @@ void convolve_backward(const Config& config, Shape in, int64_t channels, const v
   }
 }
 
-// Order of the tensors; the forward's inputs come first in all three operators.
-enum ForwardInput { iConfig, iConstants, iX, iResidual, iKeep, iWeight, iBias, iGamma, iBeta, iMean, iVariance, iSlope,
-                    iSlope2, iForwardCount };
-
 template <class T>
 void set_tail(const Config& config, const void* residual, const float* slope, const float* slope2,
               Finish<T>& finish) {
@@ -139,6 +90,13 @@ void set_tail(const Config& config, const void* residual, const float* slope, co
     finish.residual = static_cast<const T*>(residual);
 }
 
+// The moving statistics; null where each sample has its own, of which there is nothing to remember.
+float* moving(const Config& config, const Call& call, int i) {
+  return config.norm == Norm::batch ? call.get<float>(i) : nullptr;
+}
+
+}  // namespace
+
 template <class T>
 void unit_forward(const Call& call) {
   Config config = read_config(call);
@@ -148,7 +106,7 @@ void unit_forward(const Call& call) {
   int64_t channels = channels_of(call, config, iWeight);
   Shape out = result_shape(config, in, channels);
   Constants constants(channels);
-  double* sums = config.norm ? constants.doubles(2) : nullptr;
+  double* sums = config.norm != Norm::none ? constants.doubles(2) : nullptr;
   float *scale = constants.floats(), *shift = constants.floats();
   const float *bias = call.get<float>(iBias), *weight = call.get<float>(iWeight);
 
@@ -166,22 +124,22 @@ void unit_forward(const Call& call) {
   Timer timer(Category::pointwise);
   float* stats = call.get<float>(iStats);
   stats[0] = 0;
-  if (config.norm) {
+  if (config.norm != Norm::none) {
     batch_statistics(channels, static_cast<double>(out.n * out.voxels()), sums, eps_momentum[0], eps_momentum[1],
-                     stats, call.get<float>(iMean), call.get<float>(iVariance));
+                     stats, moving(config, call, iMean), moving(config, call, iVariance));
     scale_and_shift(channels, stats, stats + channels, call.get<float>(iGamma), call.get<float>(iBeta), scale, shift);
   }
   const float *slope = call.get<float>(iSlope), *slope2 = call.get<float>(iSlope2);
   if (config.kind == kOutput) {
     Finish<float> finish;
     set_tail(config, nullptr, slope, slope2, finish);
-    if (config.norm) finish.scale = scale, finish.shift = shift;
+    if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
     return plain_finish_forward(out, call.get<float>(iY), finish, call.get<float>(iOut));
   }
   Finish<T> finish;
   const void* residual = config.residual == kOwn ? call.data[iX] : call.data[iResidual];
   set_tail(config, config.joined ? nullptr : residual, slope, slope2, finish);
-  if (config.norm) finish.scale = scale, finish.shift = shift;
+  if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
   int64_t out_blocks = call.dim(iOut, 1);
   finish_forward<T>(out, y, finish, call.get<T>(iOut), out_blocks);
   if (config.joined) {
@@ -200,7 +158,7 @@ void unit_inference(const Call& call) {
   Constants constants(channels);
   float *scale = constants.floats(), *shift = constants.floats(), *inverse = constants.floats();
   const float *bias = call.get<float>(iBias), *weight = call.get<float>(iWeight);
-  if (config.norm) {
+  if (config.norm != Norm::none) {
     const float* variance = call.get<float>(iVariance);
     for (int64_t c = 0; c < channels; ++c) inverse[c] = 1.0f / std::sqrt(variance[c] + epsilon);
     scale_and_shift(channels, call.get<float>(iMean), inverse, call.get<float>(iGamma), call.get<float>(iBeta), scale,
@@ -212,20 +170,20 @@ void unit_inference(const Call& call) {
     float* out = call.get<float>(iOut);
     {
       Timer timer(Category::convolution);
-      output_forward<T>(in, channels, config.kernel, call.get<T>(iX), weight, config.norm ? nullptr : bias, out,
+      output_forward<T>(in, channels, config.kernel, call.get<T>(iX), weight, config.norm != Norm::none ? nullptr : bias, out,
                         nullptr);
     }
     Timer timer(Category::pointwise);
     Finish<float> finish;
     set_tail(config, nullptr, slope, slope2, finish);
-    if (config.norm) finish.scale = scale, finish.shift = shift;
+    if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
     return plain_finish_forward(shape_of(call, iOut), out, finish, out);
   }
   Epilogue<T> epilogue;
   const void* residual = config.residual == kOwn ? call.data[iX] : call.data[iResidual];
   set_tail(config, config.joined ? nullptr : residual, slope, slope2, epilogue);
-  epilogue.scale = config.norm ? scale : nullptr;
-  epilogue.shift = config.norm ? shift : bias;
+  epilogue.scale = config.norm != Norm::none ? scale : nullptr;
+  epilogue.shift = config.norm != Norm::none ? shift : bias;
   T* out = call.get<T>(iOut);
   if (!config.joined) return convolve<T>(config, in, channels, call.data[iX], weight, out, epilogue);
   // The unit's part of a joined volume is contiguous within one sample only.
@@ -238,9 +196,6 @@ void unit_inference(const Call& call) {
   join<T>(skip, call.get<T>(iResidual), call.size(iKeep) > 1 ? call.get<float>(iKeep) : nullptr, out,
           call.dim(iOut, 1));
 }
-
-enum BackwardInput { bConfig, bDout, bX, bResidual, bKeep, bWeight, bBias, bY, bStats, bGamma, bBeta, bSlope, bSlope2,
-                     bDx, bDresidual, bDweight, bDbias, bDgamma, bDbeta, bDslope, bDslope2 };
 
 template <class T>
 void unit_backward(const Call& call) {
@@ -258,16 +213,16 @@ void unit_backward(const Call& call) {
   float* dslope2 = config.act2 == Act::prelu ? call.get<float>(bDslope2) : nullptr;
   double count = static_cast<double>(out.n * out.voxels());
   check_not_used_up(stats);
-  if (config.norm)
+  if (config.norm != Norm::none)
     scale_and_shift(channels, stats, stats + channels, call.get<float>(bGamma), call.get<float>(bBeta), scale, shift);
   float* dbias = call.get<float>(bDbias);
   auto after_sums = [&] {
     for (int64_t i = 0; i < channels; ++i) {
       // Batch norm takes the bias out again: its gradient is zero, not merely small.
-      dbias[i] = config.norm ? 0.0f : static_cast<float>(sums[i]);
+      dbias[i] = config.norm != Norm::none ? 0.0f : static_cast<float>(sums[i]);
       a[i] = 1, b[i] = 0, c[i] = 0;
     }
-    if (config.norm)
+    if (config.norm != Norm::none)
       normalisation_gradients(channels, count, sums, stats, scale, call.get<float>(bDgamma), call.get<float>(bDbeta),
                               a, b, c);
     if (keeps_result(config)) mark_used_up(call.get<float>(bStats));  // from here on y is written
@@ -276,7 +231,7 @@ void unit_backward(const Call& call) {
   if (config.kind == kOutput) {
     Finish<float> finish;
     set_tail(config, nullptr, slope, slope2, finish);
-    if (config.norm) finish.scale = scale, finish.shift = shift;
+    if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
     const float* dout = call.get<float>(bDout);
     float* y = call.get<float>(bY);
     {
@@ -293,7 +248,7 @@ void unit_backward(const Call& call) {
   Finish<T> finish;
   const void* residual = config.residual == kOwn ? call.data[bX] : call.data[bResidual];
   set_tail(config, config.joined ? nullptr : residual, slope, slope2, finish);
-  if (config.norm) finish.scale = scale, finish.shift = shift;
+  if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
   const T* dout = call.get<T>(bDout);
   T* y = call.get<T>(bY);
   if (!keeps_result(config)) {
@@ -327,19 +282,11 @@ void unit_backward(const Call& call) {
                        call.get<float>(bDweight));
 }
 
-}  // namespace
+#define VNET_INSTANTIATE(T)                        \
+  template void unit_forward<T>(const Call&);      \
+  template void unit_inference<T>(const Call&);    \
+  template void unit_backward<T>(const Call&);
+VNET_INSTANTIATE(float)
+VNET_INSTANTIATE(bf16)
 
 }  // namespace vnet
-
-VNET_ENTRY(UnitForward) {
-  bool half = call.is_bf16(vnet::iX) || call.is_bf16(vnet::iForwardCount);
-  half ? vnet::unit_forward<vnet::bf16>(call) : vnet::unit_forward<float>(call);
-}
-VNET_ENTRY(UnitInference) {
-  bool half = call.is_bf16(vnet::iX) || call.is_bf16(vnet::iForwardCount);
-  half ? vnet::unit_inference<vnet::bf16>(call) : vnet::unit_inference<float>(call);
-}
-VNET_ENTRY(UnitBackward) {
-  bool half = call.is_bf16(vnet::bX) || call.is_bf16(vnet::bY);
-  half ? vnet::unit_backward<vnet::bf16>(call) : vnet::unit_backward<float>(call);
-}
