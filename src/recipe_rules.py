@@ -99,6 +99,7 @@ def _check_vnet(recipe: Mapping[str, Any], require: Callable[[bool, str, str], N
     # Batch norm at the bottom, 16 times smaller, needs two values a channel: of one, the variance is not defined
     # (MindSpore's moving variance becomes NaN).
     bottom = recipe["batch_size"] * math.prod(n // 16 for n in recipe["VolSize"])
+    require(not recipe["sync_bn"] or recipe["norm"] == "batch", "sync_bn", "false with norm 'instance'")
     batch_norm = recipe["variant"] == "default" and recipe["norm"] == "batch"
     require(not batch_norm or bottom > 1, "batch_size",
             f"at least 2 with variant 'default', norm 'batch' and VolSize {recipe['VolSize']}, or a larger VolSize")

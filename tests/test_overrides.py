@@ -40,6 +40,7 @@ EFFECTS = {
     "aug_mirror": "tests/data/test_augment.py::test_mirroring_is_exact_and_along_the_given_axes",
     "mirror_axes": "tests/data/test_augment.py::test_mirroring_is_exact_and_along_the_given_axes",
     "variant": "tests/networks/test_vnet.py::test_parameter_count",
+    "norm": "tests/networks/test_vnet.py::test_norm",
     "sync_bn": "tests/training/test_data_parallel.py::test_two_ranks_equal_one_with_twice_the_batch",
     "activation": "tests/networks/test_vnet.py::test_activation",
     "base_channels": "tests/networks/test_vnet.py::test_parameter_count",

@@ -10,6 +10,7 @@ from src.networks.vnet import OutputTransition
 from src.ops import ChannelDropout, ConvUnit, select
 from src.ops.activation import ChannelPReLU
 from src.ops.cpu.unit_op import ALGORITHMS, UnitOp
+from src.ops.norm import InstanceNorm3d
 from src.overrides import load_recipe
 
 
@@ -49,6 +50,14 @@ def test_parameter_count(base, out_kernel):
 def test_activation(variant, name, elu, prelu):
     cells = [type(cell) for _, cell in VNet(variant, activation=name, base_channels=2).cells_and_names()]
     assert (cells.count(nn.ELU), cells.count(ChannelPReLU)) == (elu, prelu)
+
+
+def test_norm():
+    recipe = load_recipe(overrides=["norm=instance", "base_channels=2"])
+    network = build_network(recipe)
+    cells = [type(cell) for _, cell in network.cells_and_names()]
+    assert cells.count(InstanceNorm3d) == 24 and nn.BatchNorm3d not in cells
+    assert count(network) == expected_count(2, 1)  # scale and shift, as batch norm
 
 
 def test_dropout_probability_reaches_every_dropout_layer():

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from src.ops import select
-from src.ops.norm import SyncBatchNorm3d, VolumeNorm, build_norm
+from src.ops.norm import InstanceNorm3d, SyncBatchNorm3d, VolumeNorm, build_norm
 from src.ops.select import UnitOptions
 from src.ops.unit import ConvUnit
 
@@ -125,6 +125,29 @@ def test_volume_norm_against_float64(relu, size, kernels_in_use, mode):
     for norm in (served, stock):
         norm.set_train(False)
     np.testing.assert_allclose(served(Tensor(x)).asnumpy(), stock(Tensor(x)).asnumpy(), atol=3e-5)
+
+
+@pytest.mark.parametrize("served", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_instance_norm_against_float64(served, training, kernels_in_use, mode):
+    """Each sample is normalised as a batch of its own would be, in evaluation as in training."""
+    rng = np.random.default_rng(4)
+    x, weights = (rng.normal(3, 2, (2, 3, 4, 6, 5)).astype(np.float32) for _ in range(2))
+    norm = InstanceNorm3d(3)
+    if not served:
+        with select.stock_kernels():
+            norm = InstanceNorm3d(3)
+    assert (norm.kernel is not None) == served
+    norm.gamma.set_data(Tensor(GAMMA))
+    norm.beta.set_data(Tensor(BETA))
+    norm.set_train(training)
+    parts = [expected_norm(x[n:n + 1], weights[n:n + 1], relu=False) for n in range(2)]
+    np.testing.assert_allclose(norm(Tensor(x)).asnumpy(), np.concatenate([part[0] for part in parts]), atol=1e-4)
+    if training:
+        dx, dgamma, dbeta = gradients(norm, x, weights)
+        np.testing.assert_allclose(dx, np.concatenate([part[1] for part in parts]), atol=1e-4)
+        np.testing.assert_allclose(dgamma, parts[0][2] + parts[1][2], rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(dbeta, parts[0][3] + parts[1][3], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -95,6 +95,23 @@ def test_a_network_on_kernels_equals_the_stock_one(kernels_in_use, act, norm, dr
             assert relative_error(found[name], value.astype(np.float64)) < 3e-4, name
 
 
+@pytest.mark.parametrize("base", [8, 16])
+def test_instance_norm_in_a_network(kernels_in_use, monkeypatch, base):
+    """As on MindSpore's operators, and what becomes of a sample does not depend on the other: not in evaluation."""
+    monkeypatch.setattr(select, "_options", UnitOptions(norm="instance"))
+    stock, ours = both(lambda: SmallVNet("elu", True, base=base), UnitOptions(norm="instance"))
+    image, label = data(size=(8, 6, 16))
+    expected, found = (run(network, image, label) for network in (stock, ours))
+    for name, value in expected.items():
+        if "conv.bias" in name and "output.last" not in name or not np.any(value):
+            np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+        else:
+            assert relative_error(found[name], value.astype(np.float64)) < 3e-4, name
+    assert not [name for name in expected if "moving" in name]
+    alone = ours(Tensor(image[1:])).asnumpy()
+    assert relative_error(alone, found["logits"][1:].astype(np.float64)) < 1e-5
+
+
 def test_bf16_storage_stays_close_in_a_network(kernels_in_use):
     stock, ours = both(lambda: SmallVNet("elu", True, 0.5), UnitOptions("bfloat16"))
     expected, found = (run(network, *data()) for network in (stock, ours))
