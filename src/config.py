@@ -40,6 +40,7 @@ vnet_cfg = EasyDict(
         "aug_contrast": 0.3,
         "aug_gamma": 0.3,
         "aug_low_resolution": 0.15,
+        "aug_bias": 0.0,  # of a smooth change of brightness, as coils near the organ make it
         # Network
         "variant": "default",  # default: batch norm; paper: as in Milletari et al. 2016
         "activation": "auto",  # elu, prelu, or auto: the variant's own

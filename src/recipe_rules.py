@@ -35,7 +35,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "pipeline_split": ("auto", *map(str, range(1, UNET3D_BLOCKS))),
 }
 _SHARES = ("foreground_share", "aug_deform", "aug_histogram", "aug_rotate", "aug_scale", "aug_shift", "aug_mirror",
-           "aug_noise", "aug_blur", "aug_brightness", "aug_contrast", "aug_gamma", "aug_low_resolution")
+           "aug_noise", "aug_blur", "aug_brightness", "aug_contrast", "aug_gamma", "aug_low_resolution",
+           "aug_bias")
 _POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "keep_checkpoint_max", "loss_scale",
              "micro_batches", "patches_per_case")
 _NOT_NEGATIVE = ("dropout", "lr", "lr_ascend", "weight_decay", "momentum", "warmup_step", "warmup_ratio",

@@ -37,6 +37,7 @@ EFFECTS = {
     "aug_contrast": "tests/data/test_augment.py::test_each_change_has_its_own_key",
     "aug_gamma": "tests/data/test_augment.py::test_each_change_has_its_own_key",
     "aug_low_resolution": "tests/data/test_augment.py::test_each_change_has_its_own_key",
+    "aug_bias": "tests/data/test_augment.py::test_each_change_has_its_own_key",
     "aug_mirror": "tests/data/test_augment.py::test_mirroring_is_exact_and_along_the_given_axes",
     "mirror_axes": "tests/data/test_augment.py::test_mirroring_is_exact_and_along_the_given_axes",
     "variant": "tests/networks/test_vnet.py::test_parameter_count",

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from src.data.augment_intensity import add_noise, blur, change_contrast, change_gamma, lower_resolution
+from src.data.augment_intensity import (
+    add_noise,
+    blur,
+    change_contrast,
+    change_gamma,
+    lower_resolution,
+    shade,
+)
 from src.data.augment_space import CELLS, CONTROL_POINTS, affine_matrix, resample, source_positions
 from src.data.histogram import landmarks, match_histogram
 
@@ -24,6 +31,7 @@ BLUR = (0.5, 1.0)  # standard deviation, in the shortest voxel edge
 CONTRAST = (0.75, 1.25)
 GAMMA = (0.7, 1.5)  # drawn by its logarithm
 GAMMA_INVERTED = 0.25  # share of the gamma changes that are of the negative
+BIAS = 0.5  # largest log gain of a bias field at its nodes: 0.6 to 1.65 times
 LOW_RESOLUTION = (1.25, 2.0)  # voxel length, in the shortest voxel edge
 
 
@@ -36,7 +44,7 @@ class Augmentation:
         histogram: histogram matching to another scan.
         rotate, scale, shift: in space, in mm.
         mirror: of each of `mirror_axes`.
-        noise, blur, brightness, contrast, gamma, low_resolution: of the intensities.
+        noise, blur, brightness, contrast, gamma, low_resolution, bias: of the intensities.
         mirror_axes: 0, 1, 2 for x, y, z.
     """
 
@@ -52,6 +60,7 @@ class Augmentation:
     contrast: float = 0.0
     gamma: float = 0.0
     low_resolution: float = 0.0
+    bias: float = 0.0
     mirror_axes: tuple[int, ...] = ()
 
     @classmethod
@@ -117,6 +126,8 @@ class Augmentation:
         if rng.random() < self.gamma:
             exponent = float(np.exp(rng.uniform(*np.log(GAMMA))))
             image = change_gamma(image, exponent, inverted=rng.random() < GAMMA_INVERTED)
+        if rng.random() < self.bias:
+            image = shade(image, rng.uniform(-BIAS, BIAS, (3, 3, 3)))
         return image
 
 

@@ -41,6 +41,22 @@ def change_gamma(image: np.ndarray, exponent: float, inverted: bool = False) -> 
     return -changed if inverted else changed
 
 
+def shade(image: np.ndarray, log_gains: np.ndarray) -> np.ndarray:
+    """Multiply by a smooth field, as an uneven coil does: a bias field (Sled et al. 1998, "A nonparametric method").
+
+    The field is e to the power of the polynomial, of degree 2 along each axis, through the log gains at the block's
+    ends and middle. It acts on the differences from the least value, where there is no signal to amplify.
+
+    Args:
+        image: the block.
+        log_gains: (3, 3, 3), at first, middle and last voxel of each axis.
+    """
+    x, y, z = (_parabolas(count) for count in image.shape)
+    field = np.exp(np.einsum("ijk,xi,yj,zk->xyz", log_gains, x, y, z, optimize=True)).astype(np.float32)
+    low = image.min()
+    return (image - low) * field + low
+
+
 def lower_resolution(image: np.ndarray, length: float, spacing: Sequence[float]) -> np.ndarray:
     """Return the image as voxels of `length` mm would show it, on its own grid.
 
@@ -54,6 +70,12 @@ def lower_resolution(image: np.ndarray, length: float, spacing: Sequence[float])
             matrix = _coarse_and_back(count, coarse).astype(np.float32)
             image = np.moveaxis(np.tensordot(matrix, image, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(image)
+
+
+def _parabolas(count: int) -> np.ndarray:
+    """Return (count, 3): Lagrange's polynomials of the first, middle and last place of an axis, at each voxel."""
+    t = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+    return np.stack((t * (t - 1) / 2, 1 - t * t, t * (t + 1) / 2), axis=1)
 
 
 def _coarse_and_back(count: int, coarse: int) -> np.ndarray:

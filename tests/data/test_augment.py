@@ -23,7 +23,7 @@ SHAPE = (96, 96, 32)  # 96 mm along each axis with SLICES
 ALL = {field.name: 1.0 for field in dataclasses.fields(Augmentation) if field.name != "mirror_axes"}
 AFFINE = Augmentation(rotate=1, scale=1, shift=1)
 SPACE = Augmentation(deform=1, rotate=1, scale=1, shift=1)
-INTENSITY = ("histogram", "noise", "blur", "brightness", "contrast", "gamma", "low_resolution")
+INTENSITY = ("histogram", "noise", "blur", "brightness", "contrast", "gamma", "low_resolution", "bias")
 
 
 def ball(centre_mm, radius_mm=10.0):

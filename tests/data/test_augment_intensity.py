@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.data.augment_intensity import add_noise, blur, change_contrast, change_gamma, lower_resolution
+from src.data.augment_intensity import add_noise, blur, change_contrast, change_gamma, lower_resolution, shade
 
 IMAGE = np.random.default_rng(0).normal(size=(12, 10, 8)).astype(np.float32)
 
@@ -54,6 +54,20 @@ def test_gamma_by_hand():
     np.testing.assert_allclose(change_gamma(image, 2.0, inverted=True).ravel(), 2 - expected[::-1], atol=1e-6)
     constant = np.full((2, 2, 2), 3.0, np.float32)
     assert np.array_equal(change_gamma(constant, 2.0), constant)
+
+
+def test_shading_goes_through_its_gains():
+    """At the nodes the gain is as given, between them that of a parabola; the darkest voxel stays."""
+    image = np.full((5, 3, 1), 1.0, np.float32)
+    image[0, 0, 0] = -1
+    gains = np.log(np.array([2.0, 1.0, 0.5]))
+    shaded = shade(image, np.broadcast_to(gains[:, None, None], (3, 3, 3)))
+    quarter = 2 ** 0.5  # the parabola through log 2, 0, -log 2 is a line
+    np.testing.assert_allclose(shaded[:, 1, 0] + 1, 2 * np.array([2, quarter, 1, 1 / quarter, 0.5]), rtol=1e-6)
+    assert shaded[0, 0, 0] == -1 and shaded.dtype == np.float32
+    bump = np.log(np.array([1.0, 2.0, 1.0]))
+    shaded = shade(np.stack([image[:, 0], image[:, 1]], 1), np.broadcast_to(bump[None, :, None], (3, 3, 3)))
+    np.testing.assert_allclose(shaded[1:, 0, 0] + 1, 2, rtol=1e-6)  # two voxels: the ends alone
 
 
 def test_low_resolution_by_hand():
