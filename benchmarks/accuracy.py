@@ -1,0 +1,103 @@
+"""What a finished cross-validation says, as a result to be published: figures, learning curves, commands.
+
+    python benchmarks/accuracy.py OUTPUT_DIR NAME [--seed 1]
+
+OUTPUT_DIR is that of cross_validate.py; the folds that are evaluated count, and the result says which these are. Writes
+benchmarks/results/accuracy_NAME.json: the mean over all out-of-fold cases of each metric with its spread, every case's
+Dice, each fold's curve of validation Dice, seconds of training and share of them that waited for data, the recipe and
+the commands of all processes; and docs/images/accuracy_NAME.png, the curves. Nothing is chosen by the cases that are
+scored: what is evaluated is the last checkpoint.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from environment import environment
+
+from src.errors import UserError, entry_point
+from src.files import write_json
+from src.metrics.cases import METRICS, class_metrics, classes_of, read_rows, statistics
+from src.metrics.text import text_table
+from src.report.html import package_versions
+
+
+def read_fold(folder: Path) -> dict[str, Any]:
+    """Return what a fold's run and its evaluation say."""
+    run = json.loads((folder / "recipe.json").read_text())
+    history = pd.read_csv(folder / "history.csv")
+    validated = history[history["val_dice"].notna()]
+    logs = [folder.with_name(f"{folder.name}-{step}.log").read_text().splitlines() for step in ("train", "eval")]
+    seconds = history["seconds"]
+    return {
+        "fold": run["recipe"]["fold"], "recipe": run["recipe"], "recipe_name": run["recipe_name"],
+        "commands": [line[2:] for lines in logs for line in lines if line.startswith("$ ")],
+        "training_cases": len(run["train_names"]), "backend": run["backend"],
+        "steps": int(history["step"].iloc[-1]), "seconds": float(seconds.sum()),
+        "stall_share": float((history["stall_share"] * seconds).sum() / seconds.sum()),
+        "curve": {"epoch": validated["epoch"].tolist(), "val_dice": validated["val_dice"].tolist(),
+                  "loss": history["loss"].tolist()},
+        "rows": read_rows(folder / "out_of_fold" / "metrics.csv")}
+
+
+def draw(folds: list[dict[str, Any]]) -> Figure:
+    """Return the curves of training loss and validation Dice, a line a fold."""
+    figure = Figure(figsize=(9, 3.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, dice = figure.subplots(1, 2)
+    for fold in folds:
+        curve = fold["curve"]
+        loss.plot(range(1, len(curve["loss"]) + 1), curve["loss"], linewidth=1.2, label=f"fold {fold['fold']}")
+        dice.plot(curve["epoch"], curve["val_dice"], marker="o", markersize=3, linewidth=1.2)
+    for axes, title in ((loss, "Training loss"), (dice, "Validation Dice, mean of the classes")):
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.grid(color="#e3e7ee")
+        axes.spines[["top", "right"]].set_visible(False)
+    loss.legend(frameon=False, fontsize=8)
+    return figure
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_dir", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args(argv)
+    seed = args.output_dir / f"seed{args.seed}"
+    folders = sorted(path.parents[1] for path in seed.glob("fold*/out_of_fold/evaluated.json"))
+    if not folders:
+        raise UserError(f"{seed}: no evaluated fold in it, expected the --output_dir of cross_validate.py")
+    folds = [read_fold(folder) for folder in folders]
+    rows = [{**row, "fold": fold["fold"]} for fold in folds for row in fold.pop("rows")]
+    metrics = (*METRICS, *class_metrics(classes_of(rows)))
+    values = {metric.key: statistics(rows, metric.key) for metric in metrics}
+    recipe = folds[0]["recipe"]
+    for fold in folds:
+        own = [row["dice"] for row in rows if row["fold"] == fold["fold"]]
+        fold |= {"cases": len(own), "dice": sum(own) / len(own)}
+        del fold["recipe"]
+    write_json(ROOT / "benchmarks" / "results" / f"accuracy_{args.name}.json", {
+        **environment(), "versions": package_versions(), "recipe_name": folds[0]["recipe_name"], "recipe": recipe,
+        "of_folds": recipe["folds"], "cases": len(rows), "out_of_fold": values, "folds": folds,
+        "dice_by_case": {row["case_id"]: row["dice"] for row in rows}})
+    draw(folds).savefig(ROOT / "docs" / "images" / f"accuracy_{args.name}.png", metadata={"Software": None})
+    shown = [metric for metric in metrics if metric.key in values]
+    print(text_table(["metric", "mean", "sd", "median", "worst case"], [
+        [metric.title, *(metric.text(values[metric.key][key]) for key in ("mean", "sd", "median")),
+         metric.text(values[metric.key]["min" if metric.key.startswith(("dice", "iou")) else "max"])]
+        for metric in shown], []))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
