@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Each layer may import from itself and from those before it.
-LAYERS = [{"errors", "files", "log", "config", "lr_schedule"},
+LAYERS = [{"errors", "files", "log", "config", "lr_schedule", "overrides", "recipe_rules"},
           {"backend", "collectives", "control", "data", "launch", "ops", "ranks"}, {"networks", "losses"},
           {"checkpoint", "metrics", "report"}, {"inference"}, {"training", "arguments"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
