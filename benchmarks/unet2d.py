@@ -9,8 +9,8 @@ sigmoid, and the probability as an array. All in fp32, on all cores, on the same
 
 Contenders: unet2d-ours; unet2d-torch and unet2d-torch-cl, PyTorch in plain layout and channels-last, of which the
 faster counts; unet2d-stock, MindSpore's own operators, one round for the magnitude (--stock). Closing lines
-`name=value` are our time / PyTorch's, of medians, or `_min_` of the shortest steps; `_cpu_` are processor seconds, which
-say more where other programs run as well; and the ratio of the peak RSS. `taskset -c 0` gives all one core.
+`name=value` are our time / PyTorch's, of medians, or `_min_` of the shortest steps, or `_cpu_` of processor time, which
+says more where other programs run as well; and the ratio of the peak RSS. `taskset -c 0` gives all of them one core.
 
 torch 2.x comes from an environment of its own, as for cpu_vs_monai.py; any that can import torch will do.
 """
