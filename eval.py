@@ -19,13 +19,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_device_arguments(parser, "--dev_id", "--device_id")
     parser.add_argument("--ckpt_path", type=Path, nargs="+", required=True, metavar="CKPT",
                         help="checkpoint to evaluate; several are evaluated as one ensemble, their mean probability")
-    parser.add_argument("--data_path", type=Path, required=True, help="folder that holds img/ and gt/")
-    parser.add_argument("--eval_split_file_path", type=Path, required=True, help="one image file name a line")
+    parser.add_argument("--data_path", type=Path, required=True, help="folder of the cases, as for train.py")
+    parser.add_argument("--eval_split_file_path", type=Path, required=True, help="one case a line, as for train.py")
     parser.add_argument("--output_dir", type=Path,
                         help="default: the checkpoint's run folder, else the recipe's dirResult and "
                              "dirPredictionImage; several checkpoints need it")
     parser.add_argument("--save_predictions", type=int, nargs="?", const=1, default=1, choices=(0, 1),
-                        help="write the masks (default: 1)")
+                        help="write the masks, and pictures of each case where the scoring has them (default: 1)")
     parser.add_argument("--run_distribute", type=int, default=0, choices=(0, 1), help="1: under msrun, share the cases")
     parser.add_argument("--device_num", type=int, default=1, help="number of ranks with --run_distribute 1")
     add_recipe_arguments(parser, "; the others are the checkpoint's own")

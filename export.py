@@ -2,7 +2,7 @@
 
 Writes NAME.mindir (or .onnx, .air) and the bundle folder NAME_bundle, which predict.py and other programs read. The
 exported network computes with MindSpore's operators in fp32; the log says how far the CPU kernels, which train and
-predict here, are from it on a real case.
+predict here, are from it on a real case, or a generated picture.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="one or more; AIR on Ascend only (default: MINDIR)")
     add_device_arguments(parser)
     parser.add_argument("--batch_size", type=int, default=1, help="of the fixed input (default: %(default)s)")
-    parser.add_argument("--data_path", type=Path, help="folder that holds img/, for the real case to compare on, whose "
-                        "image goes into the bundle (default: the public data/sample)")
+    parser.add_argument("--data_path", type=Path, help="folder of the data set, for the real case to compare on, whose "
+                        "image goes into the bundle (default: the public data/sample; of pictures a generated one)")
     add_recipe_arguments(parser, "; the others are the checkpoint's own")
     return parser.parse_args(argv)
 

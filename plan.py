@@ -12,6 +12,7 @@ from src.data.split import split_problems
 from src.errors import UserError, entry_point
 from src.files import write_json
 from src.log import setup_logging
+from src.recipe_rules import SLICE_TASKS
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -20,7 +21,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="folder that holds img/ and gt/, or imagesTr/ and labelsTr/")
     parser.add_argument("--split_file_path", type=Path,
                         help="the training split, one image file name a line (default: all cases of the folder)")
-    parser.add_argument("--task", choices=[name for name in TASKS if name != "brain_tumour"],
+    parser.add_argument("--task", choices=[name for name in TASKS if name not in ("brain_tumour", *SLICE_TASKS)],
                         help="data set layout (default: by the folders)")
     parser.add_argument("--memory_gib", type=float, help="that training may take (default: what is available now)")
     parser.add_argument("--output", type=Path, metavar="FILE.json",

@@ -1,6 +1,6 @@
-"""Segment volumes without labels: `python predict.py --bundle B --input FILE_OR_FOLDER --output FOLDER`; see README.md.
+"""Segment cases without labels: `python predict.py --bundle B --input FILE_OR_FOLDER --output FOLDER`; see README.md.
 
-Exits 2 when a volume could not be predicted, after all others were.
+Exits 2 when a case could not be predicted, after all others were.
 """
 
 import argparse
@@ -30,8 +30,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="checkpoint to predict with; of several, an ensemble, the mean probability counts")
     source.add_argument("--bundle", type=Path, help="bundle folder of export.py to predict with")
     parser.add_argument("--input", type=Path, required=True,
-                        help="a MetaImage or NIfTI volume, or a folder of them (folders in it are not searched)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for STEM_test.SUFFIX and report.html")
+                        help="a MetaImage or NIfTI volume, or a folder of them (folders in it are not searched); of "
+                             "LGG a patient's folder, or one of such; of DRIVE and EM a picture, a TIFF stack, or a "
+                             "folder of them")
+    parser.add_argument("--output", type=Path, required=True,
+                        help="folder for report.html and the masks: STEM_test.SUFFIX, of pictures STEM_test.png, of "
+                             "LGG PATIENT/NAME_k_mask.tif")
     add_device_arguments(parser)
     add_recipe_arguments(parser, "; with --ckpt_path only")
     args = parser.parse_args(argv)

@@ -25,8 +25,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_device_arguments(parser)
     parser.add_argument("--run_distribute", type=int, default=0, choices=(0, 1))
     parser.add_argument("--device_num", type=int, default=1, help="number of ranks with --run_distribute 1")
-    parser.add_argument("--data_path", help="folder that holds img/ and gt/")
-    parser.add_argument("--train_split_file_path", help="one image file name a line")
+    parser.add_argument("--data_path", help="folder of the data set")
+    parser.add_argument("--train_split_file_path", help="one case a line, see scripts/create_csv.sh")
     parser.add_argument("--val_split_file_path", help="default: val.csv beside the training split")
     parser.add_argument("--run_dir", help="where the run writes (default: runs/RECIPE-DATE-TIME)")
     parser.add_argument("--resume", metavar="RUN_DIR", help="continue the run in this folder")
@@ -39,9 +39,8 @@ def make_plan(args: argparse.Namespace) -> RunPlan:
         if args.run_distribute and not args.run_dir:
             raise UserError("--run_distribute 1 needs --run_dir, since all ranks have to write to one folder")
         name = args.recipe or DEFAULT_RECIPE
-        recipe = load_recipe(name, args.config, args.set)
-        plan = new_plan(name, recipe, args.data_path, args.train_split_file_path, args.val_split_file_path,
-                        args.run_dir)
+        plan = new_plan(name, load_recipe(name, args.config, args.set), args.data_path, args.train_split_file_path,
+                        args.val_split_file_path, args.run_dir)
         return with_epochs(plan, args.epochs)
     plan = resumed_plan(args.resume, args.epochs, args.data_path, args.train_split_file_path)
     if args.set or args.config or args.recipe or args.run_dir or args.val_split_file_path:
@@ -70,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
                     trainer.state.epoch, plan.recipe.epochs, ", stopped early" * trainer.state.stopped_early)
         return None
     if backend.is_main:
-        plan.save(backend.describe())
+        plan.save(backend.describe(), vars(args))
     state = trainer.fit()
     best = f", best validation dice {state.best_dice:.4f} at epoch {state.best_epoch}" if state.best_epoch else ""
     logger.info("done: %d epochs%s, checkpoints in %s", state.epoch, best, plan.checkpoint_folder)

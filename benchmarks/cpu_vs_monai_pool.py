@@ -180,7 +180,7 @@ def losers(entries: Iterable[Entry]) -> set[str]:
     Those are stock MindSpore, which is there for its magnitude, and the variants of MONAI that `DROP_ABOVE` says of.
     """
     timed = [entry for entry in entries if entry.seconds]
-    dropped = {entry.contender for entry in timed if entry.contender == "stock"}
+    dropped = {entry.contender for entry in timed if entry.contender.endswith("stock")}
     for precision in ("fp32", "bf16"):
         rivals = {e.contender: min(e.seconds) for e in timed if e.contender.startswith(f"monai-{precision}")}
         dropped |= {name for name, seconds in rivals.items() if seconds > DROP_ABOVE * min(rivals.values())}

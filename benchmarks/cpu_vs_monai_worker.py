@@ -1,4 +1,4 @@
-"""One contender of cpu_vs_monai.py in a process of its own, that computes one step whenever it is told to.
+"""One contender of cpu_vs_monai.py or unet2d.py in a process of its own, that computes one step when it is told to.
 
     python benchmarks/cpu_vs_monai_worker.py CONTENDER train|infer SIZE BATCH      # started by cpu_vs_monai_pool.py
 
@@ -48,6 +48,12 @@ def build(name: str, mode: str, size: tuple[int, ...], batch: int) -> Contender:
     Raises:
         Unsupported: it cannot run here.
     """
+    if name.startswith("unet2d-torch"):
+        from unet2d_torch import TorchUNet
+        return TorchUNet(name.split("-")[2:], mode == "train", size, batch)
+    if name.startswith("unet2d"):
+        from unet2d_ours import OurUNet
+        return OurUNet(name, mode == "train", size, batch)
     if name.startswith("monai"):
         from cpu_vs_monai_torch import MonaiContender
         return MonaiContender(name.split("-")[1:], mode == "train", size, batch)

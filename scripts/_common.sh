@@ -78,7 +78,7 @@ check_value() {
         DEVICE_LIST)
             [[ $2 =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "DEVICE_LIST is '$2', expected device numbers such as 0,1,2,3"
             ;;
-        DATA_PATH) [[ -d $2 ]] || fail "DATA_PATH '$2' is no folder; expected the one that holds img/ and gt/" ;;
+        DATA_PATH) [[ -d $2 ]] || fail "DATA_PATH '$2' is no folder; expected the one of the data set" ;;
         CKPT_PATH | *_SPLIT_FILE_PATH | RANK_TABLE_FILE)
             [[ -f $2 || ($1 == RANK_TABLE_FILE && $2 =~ $NO_TABLE) ]] ||
                 fail "$1 '$2' is no file; check the path (relative paths start at $PWD)"

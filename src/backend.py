@@ -101,6 +101,25 @@ def create_backend(device_target: str = "CPU", device_id: int = 0, distribute: b
     return Backend(device_target, device_id, rank, world_size, amp_level, loss_scaling, control)
 
 
+def set_execution(device_target: str, eager: bool = False, graph_kernels: bool = False) -> None:
+    """Choose how networks run from now on, in place of graphs as `create_backend` sets them: for measurements.
+
+    Args:
+        device_target: of the back end.
+        eager: operator by operator (PYNATIVE_MODE).
+        graph_kernels: fuse operators of a graph into kernels (`jit_level` O1, on Ascend and GPU; not run here).
+
+    Raises:
+        UserError: graph kernels on CPU, where MindSpore has none, or without graphs.
+    """
+    if graph_kernels and (device_target == "CPU" or eager):
+        raise UserError(f"graph kernels fuse the operators of graphs on Ascend and GPU: found {device_target}, "
+                        f"{'eager' if eager else 'graph'} mode; leave out --graph_kernels")
+    ms.set_context(mode=ms.PYNATIVE_MODE if eager else ms.GRAPH_MODE)
+    if graph_kernels:
+        ms.set_context(jit_config={"jit_level": "O1"})
+
+
 def restore_interrupt() -> None:
     """Give Ctrl-C its meaning back: MindSpore's first run installs a handler that ends the process without a word.
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 _STATE_KEY = "vnet_state"
 _VERSION_KEY = "format_version"  # in the state of the file, not in that of `Checkpoint`
-_NAME = re.compile(r"checkpoint_vnet-(\d+)_(\d+)\.ckpt")
+_NAME = re.compile(r"checkpoint_(?:vnet|unet)-(\d+)_(\d+)\.ckpt")
 BEST_NAME = "best.ckpt"
 HISTORY_NAME = "history.csv"
 AVERAGE_PREFIX = "ema."  # of the name of an averaged weight
@@ -61,9 +61,12 @@ class Checkpoint:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def checkpoint_name(epoch: int, step: int) -> str:
-    """Return `checkpoint_vnet-EPOCH_STEP.ckpt`; `step` counts within the epoch, as MindSpore's own callback does."""
-    return f"checkpoint_vnet-{epoch}_{step}.ckpt"
+def checkpoint_name(epoch: int, step: int, recipe_name: str = "vnet_promise12") -> str:
+    """Return `checkpoint_vnet-EPOCH_STEP.ckpt`, or `checkpoint_unet-...` of a U-Net's recipe.
+
+    `step` counts within the epoch, as MindSpore's own callback does.
+    """
+    return f"checkpoint_{'vnet' if recipe_name.startswith('vnet') else 'unet'}-{epoch}_{step}.ckpt"
 
 
 def save_checkpoint(path: Path, cell: nn.Cell, state: dict[str, Any]) -> None:
@@ -167,7 +170,7 @@ def load_parameters(checkpoint: Checkpoint, cell: nn.Cell, resume: bool = False)
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the regular checkpoints in `folder`, oldest first by epoch and step; the best one is not among them."""
     found = []
-    for path in folder.glob("checkpoint_vnet-*.ckpt"):
+    for path in folder.glob("checkpoint_*.ckpt"):
         match = _NAME.fullmatch(path.name)
         if match:
             found.append((int(match[1]), int(match[2]), path))

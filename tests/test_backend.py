@@ -191,3 +191,16 @@ def test_half_precision_is_refused_on_cpu():
 def test_base_learning_rate_by_device():
     recipe = load_recipe(overrides=["lr=0.25", "lr_ascend=0.5"])
     assert [base_learning_rate(Backend(d), recipe) for d in ("CPU", "GPU", "Ascend")] == [0.25, 0.25, 0.5]
+
+
+def test_execution_is_eager_or_by_graphs_and_graph_kernels_need_both_device_and_graphs(monkeypatch):
+    said = []
+    monkeypatch.setattr(ms, "set_context", lambda **settings: said.append(settings))
+    module.set_execution("CPU", eager=True)
+    module.set_execution("CPU")
+    module.set_execution("Ascend", graph_kernels=True)
+    graph = {"mode": ms.GRAPH_MODE}
+    assert said == [{"mode": ms.PYNATIVE_MODE}, graph, graph, {"jit_config": {"jit_level": "O1"}}]
+    for target, eager in (("CPU", False), ("Ascend", True)):
+        with pytest.raises(UserError, match=f"found {target}, {'eager' if eager else 'graph'} mode"):
+            module.set_execution(target, eager, graph_kernels=True)

@@ -37,6 +37,8 @@ class Two(nn.Cell):
 def test_values_and_state_come_back(tmp_path):
     path = tmp_path / "ckpt" / checkpoint_name(3, 10)
     assert path.name == "checkpoint_vnet-3_10.ckpt"
+    assert checkpoint_name(3, 10, "vnet_hippocampus") == "checkpoint_vnet-3_10.ckpt"
+    assert checkpoint_name(3, 10, "unet2d_lgg") == "checkpoint_unet-3_10.ckpt"
     save_checkpoint(path, Two(1.5), {"epoch": 3, "train_names": ["Café.mhd"]})
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o777 == 0o644
@@ -119,6 +121,11 @@ def test_newest_are_kept_by_number_and_rests_go(tmp_path):
     assert [p.name for p in list_checkpoints(tmp_path)] == [checkpoint_name(e, 1) for e in (9, 10, 11)]
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".ckpt") == [
         "best.ckpt", *sorted(checkpoint_name(e, 1) for e in (9, 10, 11))]
+    # A U-Net's run that an earlier version began goes on under names of today.
+    save_checkpoint(tmp_path / (latest := checkpoint_name(12, 1, "unet3d_brain")), Two(), {"epoch": 12})
+    prune_checkpoints(tmp_path, 2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == [checkpoint_name(11, 1), latest]
+    assert load_newest(tmp_path).state["epoch"] == 12
 
 
 def test_run_folder(tmp_path):

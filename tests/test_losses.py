@@ -30,19 +30,22 @@ def voxel_terms(logits: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def reference(name: str, logits: np.ndarray, label: np.ndarray, over="sample", gamma=2.0, alpha=0.3,
-              beta=0.7) -> float:
+              beta=0.7, share=0.5) -> float:
     p, g, log_own = voxel_terms(logits, label)
     region, voxel = LOSSES[name]
     axes = (2,) if over == "sample" else (0, 2)
     overlap = (p * g)[:, 1:].sum(axes)
     if region == "dice":
         ratio = 2 * overlap / ((p**2)[:, 1:].sum(axes) + (g**2)[:, 1:].sum(axes) + 1e-5)
+    elif region == "iou":
+        ratio = overlap / (p[:, 1:].sum(axes) + g[:, 1:].sum(axes) - overlap + 1e-5)
     else:
         ratio = overlap / (overlap + alpha * (p * (1 - g))[:, 1:].sum(axes) + beta * ((1 - p) * g)[:, 1:].sum(axes)
                            + 1e-5)
-    total = 0.0 if region == "none" else np.mean(1 - ratio)
+    of_region, of_voxel = (1 - share, share) if name == "bce_dice" else (1, 1)
+    total = 0.0 if region == "none" else of_region * np.mean(1 - ratio)
     if voxel == "cross_entropy":
-        total += -log_own.mean()
+        total += -of_voxel * log_own.mean()
     if voxel == "focal":
         total += -((1 - np.exp(log_own)) ** gamma * log_own).mean()
     return float(total)
@@ -75,6 +78,22 @@ class TestByHand:
             loss = make("tversky", tversky_alpha=alpha, tversky_beta=beta)
             assert call(loss, logits_of(probability), label) == pytest.approx(1 - 0.25 / size, abs=1e-5)
 
+    def test_iou(self):
+        probability, label = np.full((1, 2, 2), 0.5), np.array([1, 0, 0, 0]).reshape(1, 2, 2)
+        # Overlap 0.5, sizes 4 * 0.5 and 1: 1 - 0.5 / (2 + 1 - 0.5).
+        assert call(make("iou"), logits_of(probability), label) == pytest.approx(0.8, abs=1e-5)
+        # Of masks without doubt it is 1 - IoU: 1 of 3 pixels is in both.
+        mask = np.array([1, 1, 0, 0]).reshape(1, 2, 2), np.array([1, 0, 1, 0]).reshape(1, 2, 2)
+        logits = np.where(mask[0], 40.0, -40.0)[:, None]
+        assert call(make("iou"), logits, mask[1]) == pytest.approx(2 / 3, abs=1e-5)
+
+    def test_bce_dice_weighs_both(self):
+        probability, label = np.full((1, 2, 2), 0.5), np.array([1, 0, 0, 0]).reshape(1, 2, 2)
+        for share in (0.0, 0.25, 1.0):  # Dice 0.5 as above, and log 2 at each pixel
+            loss = make("bce_dice", bce_weight=share)
+            expected = share * np.log(2) + (1 - share) * 0.5
+            assert call(loss, logits_of(probability), label) == pytest.approx(expected, abs=1e-5)
+
     def test_focal(self):
         probability, label = np.array([0.5, 0.1]).reshape(1, 1, 1, 2), np.array([1, 0]).reshape(1, 1, 1, 2)
         for gamma in (0.0, 1.0, 2.0, 0.5):
@@ -98,6 +117,53 @@ class TestByHand:
                          for over in ("sample", "batch"))
         assert np.abs(sample[1]).max() == 0
         assert (batch[1, 1] > 0).all()
+
+
+@pytest.mark.usefixtures("on_either_back_end")
+@pytest.mark.parametrize("channels", [1, 2])
+class TestPictures:
+    """Logits (N, K, H, W) of odd sizes, one of the pictures without foreground, or all."""
+
+    def logits_and_label(self, channels):
+        rng = np.random.default_rng(4)
+        label = (rng.random((3, 7, 9)) > 0.7).astype(np.float32)
+        label[1] = 0
+        return rng.normal(size=(3, channels, 7, 9)).astype(np.float32), label
+
+    def two(self, logits):
+        return logits if logits.shape[1] == 2 else np.concatenate([np.zeros_like(logits), logits], axis=1)
+
+    @pytest.mark.parametrize("over", ["sample", "batch"])
+    def test_values(self, over, channels):
+        logits, label = self.logits_and_label(channels)
+        for name in LOSSES:
+            loss = make(name, dice_over=over, bce_weight=0.3)
+            for mask in (label, np.zeros_like(label)):
+                expected = reference(name, self.two(4 * logits), mask, over, share=0.3)
+                assert call(loss, 4 * logits, mask) == pytest.approx(expected, rel=1e-5)
+
+    @pytest.mark.parametrize("name", ["dice", "iou", "bce_dice", "focal"])
+    def test_gradient_against_finite_differences(self, name, channels):
+        logits, label = self.logits_and_label(channels)
+        gradient = ops.grad(make(name, dice_over="batch"))(Tensor(logits), Tensor(label)).asnumpy()
+        assert gradient.shape == logits.shape
+        for place in [(0, 0, 0, 0), (1, channels - 1, 6, 8), (2, 0, 3, 5)]:
+            step = np.zeros_like(logits, dtype=np.float64)
+            step[place] = 1e-4
+            up, down = (reference(name, self.two(logits + sign * step), label, "batch") for sign in (1, -1))
+            assert gradient[place] == pytest.approx((up - down) / 2e-4, abs=1e-6)
+
+    @pytest.mark.parametrize("name", ["dice", "iou", "bce_dice"])
+    def test_without_any_foreground_only_cross_entropy_teaches(self, name, channels):
+        """A ratio without foreground is 0 for whatever is predicted: the loss over regions is 1, its gradient 0."""
+        logits, label = self.logits_and_label(channels)
+        loss = make(name, dice_over="batch")
+        value, gradient = ops.value_and_grad(loss)(Tensor(logits), Tensor(np.zeros_like(label)))
+        if LOSSES[name][1] == "none":
+            assert value.asnumpy() == 1
+            assert np.abs(gradient.asnumpy()).max() == 0
+        else:
+            assert (gradient.asnumpy()[:, -1] > 0).all()  # down with the foreground's logit
 
 
 @pytest.mark.usefixtures("on_either_back_end")
@@ -169,7 +235,19 @@ def test_settings_reach_the_loss():
     assert (loss.region, loss.voxel, loss.over_batch, loss.sums.gamma) == ("dice", "focal", False, 3.0)
     assert make("bce").two_sums is not None  # two classes go the faster way where it has all sums
     with pytest.raises(ValueError, match="dice, dice_ce"):
-        make("iou")
+        make("hinge")
+
+
+def test_settings_of_pictures_reach_the_loss():
+    for recipe, changes, parts, weights in (
+            ("unet2d_lgg", [], ("dice", "none"), (1, 1)), ("unet2d_lgg", ["loss=iou"], ("iou", "none"), (1, 1)),
+            ("unet2d_lgg", ["loss=bce_dice", "bce_weight=0.2"], ("dice", "cross_entropy"), (0.8, 0.2)),
+            ("unet2d_drive", [], ("none", "cross_entropy"), (1, 1))):
+        loss = build_loss(load_recipe(recipe, overrides=changes))
+        assert isinstance(loss, DeepSupervisionLoss)  # which takes the heads of a U-Net++, and single logits as well
+        assert (loss.loss.region, loss.loss.voxel) == parts
+        assert (loss.loss.region_weight, loss.loss.voxel_weight) == weights
+        assert loss.loss.over_batch
 
 
 @pytest.mark.usefixtures("on_either_back_end")
@@ -186,3 +264,32 @@ def test_deep_supervision_is_the_weighted_mean_over_the_resolutions():
     found = loss(tuple(Tensor(z) for z in outputs), Tensor(label)).asnumpy()
     assert found == pytest.approx(expected, rel=1e-5)
     assert call(loss, outputs[0], label) == pytest.approx(each[0], rel=1e-5)  # as in validation
+
+
+@pytest.mark.usefixtures("on_either_back_end")
+def test_heads_of_full_size_weigh_the_same():
+    """As those of a U-Net++: the mean of their losses, and half of each one's own gradient."""
+    rng = np.random.default_rng(5)
+    label = (rng.random((2, 8, 6)) > 0.5).astype(np.float32)
+    heads = tuple(Tensor(rng.normal(size=(2, 1, 8, 6)).astype(np.float32)) for _ in range(2))
+    loss, single = (make("bce_dice", dice_over="batch", deep_supervision=several) for several in (True, False))
+    value, gradients = ops.value_and_grad(lambda *z: loss(z, Tensor(label)), grad_position=(0, 1))(*heads)
+    own = [ops.value_and_grad(single)(z, Tensor(label)) for z in heads]
+    assert value.asnumpy() == pytest.approx(np.mean([loss.asnumpy() for loss, _ in own]), rel=1e-6)
+    for gradient, (_, expected) in zip(gradients, own, strict=True):
+        np.testing.assert_allclose(gradient.asnumpy(), expected.asnumpy() / 2, rtol=1e-5, atol=1e-9)
+
+
+def test_coarser_heads_of_pictures_see_the_pixel_beside_their_centre():
+    label = np.zeros((1, 6, 6), np.float32)
+    label[0, 1, 1] = 1  # of 3 x 3 pixels the centre, of 2 x 2 the one above it
+    full = Tensor(np.zeros((1, 1, 6, 6), np.float32))
+    loss = make("bce", deep_supervision=True)
+    for step in (2, 3):
+        coarse = np.zeros((1, 1, 6 // step, 6 // step), np.float32)
+        coarse[0, 0, 0, 0] = 2
+        # log 2 at full size; and at the coarse pixel of class 1 softplus(2) - 2, log 2 at the others.
+        pixels = coarse.size
+        of_coarse = (np.logaddexp(0, 2) - 2 + (pixels - 1) * np.log(2)) / pixels
+        expected = (np.log(2) + of_coarse / step) / (1 + 1 / step)
+        assert loss((full, Tensor(coarse)), Tensor(label)).asnumpy() == pytest.approx(expected, rel=1e-6)

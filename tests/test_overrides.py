@@ -89,6 +89,22 @@ UNET3D_EFFECTS = {
     "pipeline_split": "tests/training/test_pipeline_build.py::test_a_given_split",
     "log_every": "tests/training/test_callbacks.py::test_a_line_every_n_steps",
 }
+# Of keys that only the recipes of pictures have.
+UNET2D_EFFECTS = {
+    "image_size": "tests/data/test_slices.py::test_the_network_sees_what_the_recipe_says",
+    "slice_sampling": "tests/data/test_slices.py::test_weights_by_hand",
+    "aug_scale_range": "tests/data/test_augment_slices.py::test_each_change_has_its_own_key",
+    "aug_rotation": "tests/data/test_augment_slices.py::test_each_change_has_its_own_key",
+    "aug_flip_x": "tests/data/test_augment_slices.py::test_each_change_has_its_own_key",
+    "aug_flip_y": "tests/data/test_augment_slices.py::test_each_change_has_its_own_key",
+    "aug_elastic": "tests/data/test_augment_slices.py::test_each_change_has_its_own_key",
+    "aug_intensity": "tests/data/test_augment_slices.py::test_each_change_has_its_own_key",
+    "architecture": "tests/networks/test_networks2d.py::test_architecture_of_the_recipe",
+    "upsampling": "tests/networks/test_networks2d.py::test_output_channels_and_upsampling_of_the_recipe",
+    "output_channels": "tests/networks/test_networks2d.py::test_output_channels_and_upsampling_of_the_recipe",
+    "pretrained": "tests/networks/test_pretrained.py::test_pretrained_of_the_recipe",
+    "bce_weight": "tests/test_losses.py::test_bce_dice_weighs_both",
+}
 ROOT = Path(__file__).parent.parent
 
 
@@ -96,7 +112,7 @@ def test_every_key_names_a_test_that_exists():
     assert set(EFFECTS) == set(vnet_cfg)
     assert set(unet3d_brain_cfg) <= set(EFFECTS) | set(UNET3D_EFFECTS)
     assert set(UNET3D_EFFECTS) == set(unet3d_brain_cfg) - set(EFFECTS)
-    for key, test in [*EFFECTS.items(), *UNET3D_EFFECTS.items()]:
+    for key, test in [*EFFECTS.items(), *UNET3D_EFFECTS.items(), *UNET2D_EFFECTS.items()]:
         file, _, name = test.partition("::")
         text = (ROOT / file).read_text(encoding="utf-8")
         assert name and f"def {name}(" in text, f"{key}: {test} does not exist"

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from src.data import nifti
+from src.data import nifti, volume_inputs
 from src.data.case import Case
 from src.data.data_manager import DataManager, Sample
 from src.data.geometry import Geometry
 from src.data.msd import msd_layout
+from src.data.resampling import resize_nearest
 from src.data.volume_files import read_volume
 from src.errors import DataError
 from src.recipe_rules import unet3d_size_problem
@@ -171,16 +172,7 @@ def find_label_problems(path: Path, classes: int | None = None) -> list[str]:
 
 LAYOUT = msd_layout(SUFFIXES, find_label_problems)
 all_names, find_cases, scan_cases = LAYOUT.all_names, LAYOUT.find_cases, LAYOUT.scan_cases
-
-
-def resize_nearest(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Return an array (..., x, y, z) resized to `size`: each voxel takes the one that its centre lies in."""
-    for axis, count in zip((-3, -2, -1), size, strict=True):
-        present = array.shape[axis]
-        if count != present:
-            index = ((2 * np.arange(count) + 1) * present) // (2 * count)
-            array = np.take(array, index, axis=axis)
-    return array
+case_id, find_inputs = LAYOUT.case_id, volume_inputs.find_inputs
 
 
 def _read_npy(path: Path) -> np.ndarray:

@@ -5,8 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from src.data.case import Case
 from src.data.data_manager import DataManager, Sample
+from src.data.slices import SliceManager
 from src.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,9 @@ def checked_cases(task: ModuleType, data_path: Path, names: Sequence[str], manag
 
 def _log(sample: Sample, manager: DataManager) -> None:
     native = sample.native
+    if isinstance(manager, SliceManager):
+        _log_pictures(sample)
+        return
     text = (f"{sample.case_id}: {' x '.join(map(str, native.size))} voxels of "
             f"{' x '.join(f'{length:.4g}' for length in native.spacing)} mm")
     if sample.label is None:
@@ -68,3 +74,17 @@ def _log(sample: Sample, manager: DataManager) -> None:
         logger.warning("%s: %.1f %% of the foreground lies outside the centre block of %s voxels at %s mm; "
                        "enlarge VolSize or dstRes", sample.case_id, 100 * sample.cropped_foreground,
                        manager.volume_size, manager.spacing)
+
+
+def _log_pictures(sample: Sample) -> None:
+    x, y, z = sample.native.size
+    text = f"{sample.case_id}: {f'{z} slices of ' if z > 1 else ''}{x} x {y} pixels"
+    if sample.label is None:
+        logger.info("%s, no label", text)
+        return
+    logger.info("%s, foreground %.2f %% of what the network sees", text, 100 * float(np.mean(sample.label)))
+    if sample.foreground_ml == 0:
+        logger.warning("%s: the label is empty; check that this is meant", sample.case_id)
+    if sample.cropped_foreground > 0:
+        logger.warning("%s: %.1f %% of the foreground lies outside the box of the brain, which the network sees; check "
+                       "the masks", sample.case_id, 100 * sample.cropped_foreground)

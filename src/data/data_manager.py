@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.data.case import Case
+from src.data.case import MASK_ENDING, Case, split_volume_name
 from src.data.case_files import read_case
 from src.data.geometry import Geometry
 from src.data.resampling import class_fractions, largest_class, resample
+from src.data.volume_files import write_volume
 from src.errors import DataError, UserError
 
 
@@ -200,6 +202,25 @@ class DataManager:
         for number, part in enumerate(probability):
             pasted[number] = resample(part, block, native, outside=float(number == 0))
         return pasted
+
+    def region(self, case: Case) -> np.ndarray | None:
+        """Return where voxels of a case count, (x, y, z) bool on its own grid; None, as here, for everywhere."""
+        return None
+
+    def mask_paths(self, folder: Path, case: Case) -> list[Path]:
+        """Return the file of a case's mask: CASE_test.mhd, or of a case id that has a suffix CASE_test.SUFFIX."""
+        stem, suffix = split_volume_name(case.case_id)
+        return [Path(folder) / f"{stem}{MASK_ENDING}{suffix or '.mhd'}"]
+
+    def write_mask(self, folder: Path, case: Case, mask: np.ndarray, native: Geometry) -> list[Path]:
+        """Write a predicted mask (x, y, z) uint8 of class numbers on the image's grid; return its `mask_paths`.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        (path,) = self.mask_paths(folder, case)
+        write_volume(path, mask, native)
+        return [path]
 
     def _rescale(self, image: np.ndarray) -> np.ndarray:
         # Wide types go through float64: float32 would merge neighbouring values far from 0.

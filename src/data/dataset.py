@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.data.augment import Augmentation
+from src.data.augment_slices import SliceAugmentation
 from src.data.case import Case
 from src.data.data_manager import Sample
 from src.data.patches import PatchSampler, foreground_voxels
@@ -18,8 +19,8 @@ class Batch:
     """One rank's share of a step.
 
     Attributes:
-        image: (N, C, X, Y, Z) float32.
-        label: (N, X, Y, Z) float32 of class numbers.
+        image: (N, C, X, Y, Z) float32, or of pictures (N, C, H, W).
+        label: (N, X, Y, Z) or (N, H, W) float32 of class numbers.
         case_ids: the cases of the whole step, on all ranks, for messages: all ranks see the same loss and gradients.
     """
 
@@ -54,7 +55,8 @@ class BatchLoader:
     Every rank draws the same permutation and takes its own part of each global batch, so that W ranks with batch N
     train as one with batch W * N. An epoch's last global batch is filled up from the start of its permutation:
     every case is seen, and all batches have one size. With several patches of a case, an epoch goes through the cases
-    as often, each time in another order.
+    as often, each time in another order. With weights, an epoch draws as many samples as there are by them, with
+    replacement.
 
     The last batch of an epoch trains while the first one of the next epoch is made; not of streamed samples, of which
     none is read that may not be needed.
@@ -66,15 +68,19 @@ class BatchLoader:
         rank, world_size: this process's place.
         augmentation: of each sample; None for none.
         patches: how patches are cut out of the samples, which are whole volumes then; None takes samples as they are.
+        weights: the samples' probabilities, (samples,) with a sum of 1; None draws each once an epoch.
 
     Raises:
-        ValueError: no samples, or a sample without label.
+        ValueError: no samples, a sample without label, or not as many weights as samples.
     """
 
     def __init__(self, samples: Sequence[Sample] | StreamedSamples, batch_size: int, seed: int, rank: int = 0,
-                 world_size: int = 1, augmentation: Augmentation | None = None, patches: PatchSampler | None = None):
+                 world_size: int = 1, augmentation: Augmentation | SliceAugmentation | None = None,
+                 patches: PatchSampler | None = None, weights: np.ndarray | None = None):
         if not samples:
             raise ValueError("training samples: found none, expected at least one")
+        if weights is not None and len(weights) != len(samples):
+            raise ValueError(f"{len(weights)} weights for {len(samples)} samples")
         self.samples = samples
         self.case_ids = samples.case_ids if isinstance(samples, StreamedSamples) else [s.case_id for s in samples]
         self.batch_size = batch_size
@@ -83,6 +89,7 @@ class BatchLoader:
         self.world_size = world_size
         self.augmentation = augmentation
         self.patches = patches
+        self.weights = weights
         self._foreground: dict[int, list[np.ndarray]] = {}
         self._ahead: tuple[int, Future[Batch]] | None = None  # an epoch and its first batch
         self._executor: ThreadPoolExecutor | None = None
@@ -104,8 +111,10 @@ class BatchLoader:
     def global_order(self, epoch: int) -> np.ndarray:
         """Return the sample indices of an epoch, (steps, world_size, batch_size)."""
         rng = np.random.default_rng([self.seed, epoch])
-        permutations = [rng.permutation(len(self.samples)) for _ in range(self._rounds)]
-        filled = np.resize(np.concatenate(permutations), self.steps_per_epoch * self.world_size * self.batch_size)
+        count = len(self.samples)
+        draws = [rng.permutation(count) if self.weights is None else rng.choice(count, count, p=self.weights)
+                 for _ in range(self._rounds)]
+        filled = np.resize(np.concatenate(draws), self.steps_per_epoch * self.world_size * self.batch_size)
         return filled.reshape(self.steps_per_epoch, self.world_size, self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -150,7 +159,7 @@ class BatchLoader:
             # The place in the global batch is part of the seed: it does not depend on how ranks share the batch.
             position = (step * self.world_size + self.rank) * self.batch_size + place
             image, label = self._make_sample(int(index), np.random.default_rng([self.seed, epoch, position, 1]))
-            images.append(image if image.ndim == 4 else image[np.newaxis])
+            images.append(image[np.newaxis] if image.ndim == label.ndim else image)
             labels.append(label)
         return Batch(np.stack(images).astype(np.float32, copy=False), np.stack(labels).astype(np.float32),
                      tuple(self.case_ids[index] for index in indices.ravel()))

@@ -18,6 +18,7 @@ class Layout:
         label_names: gives the file names that the label of an image file may have; the first is the usual one.
         suffixes: of files that are volumes.
         label_problems: says what is wrong with a label of C classes (None: of any), for a case without image.
+        kind: what an image file is called in messages.
     """
 
     image_folder: str
@@ -25,6 +26,7 @@ class Layout:
     label_names: Callable[[str], Sequence[str]]
     suffixes: tuple[str, ...] = VOLUME_SUFFIXES
     label_problems: Callable[[Path, int | None], list[str]] = find_label_problems
+    kind: str = "volume"
 
     def all_names(self, data_path: Path) -> list[str]:
         """List the image file names of a data folder, sorted; hidden files, macOS's `._` files among them, are none.
@@ -33,9 +35,9 @@ class Layout:
             UserError: the folder has no images.
         """
         folder = self._image_folder(Path(data_path))
-        names = sorted(path.name for path in folder.iterdir() if path.is_file() and self._case_id(path.name))
+        names = sorted(path.name for path in folder.iterdir() if path.is_file() and self.case_id(path.name))
         if not names:
-            raise UserError(f"no volume ({', '.join(self.suffixes)}) in {folder}; put the case images there")
+            raise UserError(f"no {self.kind} ({', '.join(self.suffixes)}) in {folder}; put the case images there")
         return names
 
     def find_cases(self, data_path: Path, names: Sequence[str], need_labels: bool = True) -> list[Case]:
@@ -80,9 +82,10 @@ class Layout:
         problems: list[str] = []
         cases: dict[str, Case] = {}
         for name in names:
-            case_id = self._case_id(name)
+            case_id = self.case_id(name)
             if not case_id:
-                problems.append(f"{name}: not a volume's file name, expected a suffix of {', '.join(self.suffixes)} "
+                problems.append(f"{name}: not a {self.kind}'s file name, expected a suffix of "
+                                f"{', '.join(self.suffixes)} "
                                 "and no dot in front; correct the split file")
                 continue
             if case_id in cases:
@@ -103,7 +106,7 @@ class Layout:
                 problems += [f"{case_id}: {problem}" for problem in self.label_problems(found, classes)]
         return list(cases.values()), problems
 
-    def _case_id(self, name: str) -> str:
+    def case_id(self, name: str) -> str:
         """Return a volume's file name without its suffix; "" when it is not a volume's, or hidden."""
         case_id, suffix = split_volume_name(name, self.suffixes)
         return case_id if suffix and not name.startswith(".") else ""

@@ -1,7 +1,9 @@
-"""Linear interpolation from grid to grid, of values and of the classes of a label.
+"""Interpolation from grid to grid: linear, of values and of the classes of a label, or of the nearest voxel.
 
 With `volume_files.py` the only file that knows SimpleITK.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -60,3 +62,13 @@ def largest_class(fractions: np.ndarray) -> np.ndarray:
     label = (foreground.argmax(axis=0) + 1).astype(np.uint8)
     label[foreground.max(axis=0) < fractions[0] - _ROUNDING] = 0
     return label
+
+
+def resize_nearest(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Return an array (..., x, y, z) resized to `size`: each voxel takes the one that its centre lies in."""
+    for axis, count in zip((-3, -2, -1), size, strict=True):
+        present = array.shape[axis]
+        if count != present:
+            index = ((2 * np.arange(count) + 1) * present) // (2 * count)
+            array = np.take(array, index, axis=axis)
+    return array

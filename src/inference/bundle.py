@@ -2,13 +2,16 @@
 
     model.mindir, model.onnx, model.air   one or more; probability out
     recipe.json                           preprocessing, inputs and outputs, postprocessing, origin
-    golden_input.npy, golden_output.npy   a real case (N, 1, X, Y, Z), and the checkpoint's own answer
+    golden_input.npy, golden_output.npy   a golden case (N, 1, X, Y, Z), and the checkpoint's own answer
     checksums.json                        SHA-256 of every other file
 
 The model's answer is the probability of the foreground (N, X, Y, Z), or of C > 2 classes that of each (N, C, X, Y, Z).
 Of a recipe with `patches` the model takes one window of VolSize voxels, and `recipe.json` says how windows are blended.
 Of one with `tta` its `postprocessing` has `mirrors`, the axes: the answer to a block is the mean over its 2^k mirrored
 copies, each mirrored back.
+A model of pictures takes (N, channels, H, W), slices one by one, and answers (N, H, W). Its `preprocessing` names the
+`task`, whose module in src/data says what happens to intensities and size. Without a data folder to take a case from,
+its golden case is a generated picture, and `recipe.json` says so.
 
 The golden output is that of the checkpoint's network on MindSpore's operators in fp32. How far the network on the CPU
 kernels was from it, where they were in use, is in `recipe.json` under golden, cpu_kernels (see export.py).
@@ -27,6 +30,7 @@ from typing import Any
 import numpy as np
 from easydict import EasyDict
 
+from src.data import build_manager
 from src.data.data_manager import DataManager
 from src.errors import UserError
 from src.files import write_text
@@ -36,8 +40,8 @@ from src.inference.predictor import ExportedPredictor, MindIRPredictor, OnnxPred
 
 FORMAT = "vnet-bundle"
 # 1: two classes, and the model takes the whole of what preprocessing gives, once. 2: more classes, windows, or mirrored
-# copies. Programs that know version 1 alone would read the others wrongly.
-FORMAT_VERSION = 2
+# copies. 3: pictures. Programs that know the earlier ones alone would read the others wrongly.
+FORMAT_VERSIONS = (1, 2, 3)
 RECIPE_NAME = "recipe.json"
 CHECKSUMS_NAME = "checksums.json"
 GOLDEN_INPUT = "golden_input.npy"
@@ -70,7 +74,8 @@ class Bundle:
     @property
     def manager(self) -> DataManager:
         """The preprocessing that the network was trained with."""
-        return DataManager.from_config(EasyDict(self.content["preprocessing"]))
+        found = EasyDict(self.content["preprocessing"])
+        return build_manager(found) if "task" in found else DataManager.from_config(found)
 
     @property
     def postprocess(self) -> Postprocess:
@@ -83,7 +88,7 @@ class Bundle:
         return self.content["postprocessing"].get("mirrors", "none")
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the real case (N, 1, X, Y, Z) and the checkpoint's probability for it, float32.
+        """Return the golden case (N, 1, X, Y, Z), or (N, channels, H, W), and the checkpoint's probability, float32.
 
         The probability comes from the network on MindSpore's operators, not from the CPU kernels.
         """
@@ -116,10 +121,10 @@ def read_bundle(path: Path) -> Bundle:
     if problems:
         raise UserError(f"bundle {folder}: {'; '.join(problems)}. Copy the bundle again, or export it anew")
     content = json.loads((folder / RECIPE_NAME).read_text(encoding="utf-8"))
-    if content.get("format") != FORMAT or content.get("format_version") not in (1, FORMAT_VERSION):
+    if content.get("format") != FORMAT or content.get("format_version") not in FORMAT_VERSIONS:
         raise UserError(f"bundle {folder}: format {content.get('format')!r} version {content.get('format_version')!r},"
-                        f" expected {FORMAT!r} version 1 or {FORMAT_VERSION}; export it with this version of the "
-                        "program")
+                        f" expected {FORMAT!r} version {' or '.join(map(str, FORMAT_VERSIONS))}; export it with this "
+                        "version of the program")
     return Bundle(folder, content)
 
 

@@ -1,4 +1,4 @@
-"""What predicts for a recipe: one network or several, mirrored copies, windows."""
+"""What predicts for a recipe: one network or several, slices, mirrored copies, windows."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,29 @@ from easydict import EasyDict
 
 from src.checkpoint import Checkpoint
 from src.inference.ensemble import EnsemblePredictor, check_members
-from src.inference.predictor import Predictor, load_checkpoint_predictor
+from src.inference.predictor import ExportedPredictor, NetworkPredictor, Predictor, load_checkpoint_predictor
+from src.inference.slices import SlicePredictor
 from src.inference.sliding_window import WindowPredictor
 from src.inference.tta import MirrorPredictor
 from src.ops.select import kernels
+from src.recipe_rules import is_2d
 
 logger = logging.getLogger(__name__)
 
 
-def wrap_predictor(predictor: Predictor, recipe: Mapping[str, Any], mirrored: bool = False) -> Predictor:
+def wrap_predictor(network: NetworkPredictor | ExportedPredictor | EnsemblePredictor, recipe: Mapping[str, Any],
+                   mirrored: bool = False) -> Predictor:
     """Return a predictor of what the recipe's preprocessing gives: of whole volumes with `patches`, else of blocks.
 
     Args:
-        predictor: of blocks of `VolSize` voxels.
-        recipe: `patches`, `VolSize` and `window_overlap` count, and `tta`.
+        network: of blocks of `VolSize` voxels; for recipes of pictures, of these.
+        recipe: `patches`, `VolSize` and `window_overlap` count, `tta`, and for pictures `batch_size`.
         mirrored: whether `tta` counts; validation during training does without, since it takes 2, 4 or 8 times as long.
     """
+    predictor: Predictor = network
+    if is_2d(recipe):
+        fixed = network.shape[0] if isinstance(network, ExportedPredictor) else None
+        predictor = SlicePredictor(network, fixed or recipe["batch_size"], fixed is not None)
     if mirrored and recipe.get("tta", "none") != "none":
         predictor = MirrorPredictor(predictor, recipe["tta"])
     if recipe.get("patches", False):

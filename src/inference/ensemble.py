@@ -2,23 +2,27 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from src.errors import UserError
-from src.inference.predictor import Predictor
+from src.inference.predictor import ExportedPredictor, NetworkPredictor
 
 logger = logging.getLogger(__name__)
 
-# What the members see and what their answer means. The unet3d_brain recipe has the last two.
+# What the members see and what their answer means. The unet3d_brain recipe has `target_size` and `normalise_by`, those
+# of pictures have `image_size`.
 SHARED_KEYS = ("task", "classes", "dstRes", "VolSize", "intensity_percentiles", "normDir", "patches", "target_size",
-               "normalise_by")
+               "normalise_by", "image_size")
 # How the answer is made and read; one value has to serve the ensemble.
 PREDICTION_KEYS = ("window_overlap", "tta", "largest_component", "scoring")
 _ABSENT = {"classes": 2, "patches": False}  # of recipes from before the key
+
+
+Member = NetworkPredictor | ExportedPredictor
 
 
 class EnsemblePredictor:
@@ -34,11 +38,11 @@ class EnsemblePredictor:
         ValueError: no member.
     """
 
-    def __init__(self, predictors: Sequence[Predictor]):
+    def __init__(self, predictors: Sequence[Member]):
         if not predictors:
             raise ValueError("an ensemble needs at least one member")
         self.predictors = list(predictors)
-        self._not_finite: Predictor | None = None
+        self._not_finite: Member | None = None
 
     @property
     def path(self) -> Path | None:
@@ -56,9 +60,16 @@ class EnsemblePredictor:
 
     def predict_block(self, image: np.ndarray) -> np.ndarray:
         """Return the probability (X, Y, Z), or (C, X, Y, Z), float32 of a block (…, X, Y, Z)."""
+        return self._mean(lambda member: member.predict_block(image))
+
+    def predict_batch(self, batch: np.ndarray) -> np.ndarray:
+        """Return the probability float32 of a batch, see `NetworkPredictor.predict_batch`."""
+        return self._mean(lambda member: member.predict_batch(batch))
+
+    def _mean(self, answer_of: Callable[[Member], np.ndarray]) -> np.ndarray:
         total: np.ndarray | None = None
         for member in self.predictors:
-            answer = member.predict_block(image)
+            answer = answer_of(member)
             if self._not_finite is None and not np.isfinite(answer).all():
                 self._not_finite = member
             if total is None:

@@ -17,15 +17,15 @@ from src.data.geometry import Geometry
 from src.errors import UserError
 from src.inference.postprocess import DEFAULT_POSTPROCESS, Postprocess
 from src.inference.predictor import Predictor
+from src.inference.scoring import get_scoring
 from src.metrics.cases import evaluate_case
 from src.metrics.overlap import dice
-from src.metrics.promise12 import region_metrics
 from src.report.figures import overlay_array
 
 logger = logging.getLogger(__name__)
 
-# (case id, image (X, Y, Z), mask (X, Y, Z) uint8, reference (X, Y, Z) uint8, their grid)
-OnCase = Callable[[str, np.ndarray, np.ndarray, np.ndarray, Geometry], None]
+# (case, image (X, Y, Z), mask (X, Y, Z) uint8, reference (X, Y, Z) uint8, their grid)
+OnCase = Callable[[Case, np.ndarray, np.ndarray, np.ndarray, Geometry], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +35,12 @@ class NativeCase:
     Attributes:
         case_id: the case's name.
         image: (x, y, z) voxels as stored, on the grid `native`; None where only the block is kept.
-        label: (x, y, z) uint8 of the classes' numbers on the same grid, or None.
+        label: (x, y, z) uint8 of the classes' numbers on the same grid, 0 outside `region`, or None.
         native: the volume's grid.
-        block_image: (X, Y, Z) float32, preprocessed: a block of VolSize, or with patches the whole volume.
+        block_image: (X, Y, Z) float32, preprocessed: a block of VolSize, or with patches the whole volume; of several
+            channels (C, X, Y, Z).
         block: the block's grid.
+        region: (x, y, z) bool, the voxels that count, on the grid `native`; None for all.
     """
 
     case_id: str
@@ -47,6 +49,7 @@ class NativeCase:
     native: Geometry
     block_image: np.ndarray
     block: Geometry
+    region: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +78,32 @@ def load_native(case: Case, manager: DataManager, need_label: bool = False) -> N
     if need_label and label is None:
         raise UserError(f"{case.case_id}: {case.image_path} has no ground truth to compare with; "
                         "use predict.py for volumes without labels")
-    return NativeCase(case.case_id, image, label, native, block_image, block)
+    region = manager.region(case)
+    if region is not None and label is not None:
+        label = label * region.astype(label.dtype)
+    return NativeCase(case.case_id, image, label, native, block_image, block, region)
 
 
-def segment(predictor: Predictor, manager: DataManager, case: NativeCase,
-            postprocess: Postprocess = DEFAULT_POSTPROCESS) -> np.ndarray:
-    """Return the case's predicted mask (x, y, z) uint8 of the classes' numbers, on its own grid.
+def predict_native(predictor: Predictor, manager: DataManager, case: NativeCase) -> np.ndarray:
+    """Return the case's probability (x, y, z), or (C, x, y, z), float32 on its own grid; 0 outside its region.
 
     Raises:
         UserError: the network's probability is not finite, see `require_finite`.
     """
     probability = predictor.predict_block(case.block_image)
     require_finite(probability, case.case_id, predictor.path)
-    return postprocess.mask(manager.paste_back(probability, case.block, case.native))
+    native = manager.paste_back(probability, case.block, case.native)
+    return native if case.region is None else native * case.region.astype(native.dtype)
+
+
+def segment(predictor: Predictor, manager: DataManager, case: NativeCase,
+            postprocess: Postprocess = DEFAULT_POSTPROCESS) -> np.ndarray:
+    """Return the case's predicted mask (x, y, z) uint8 of the classes' numbers, on its own grid and in its region.
+
+    Raises:
+        UserError: as `predict_native`.
+    """
+    return postprocess.mask(predict_native(predictor, manager, case))
 
 
 def require_finite(probability: np.ndarray, case_id: str, model: Path | None) -> None:
@@ -120,28 +136,32 @@ def evaluate_cases(predictor: Predictor, manager: DataManager, cases: Sequence[C
         on_case: called after each case, see `OnCase`, on the rank that predicted it.
         postprocess: from probability to mask.
         backend: says which rank this is, of how many.
-        scoring: `promise12` for the challenge's metrics as well, where there are two classes.
+        scoring: further results of each case, a name in `scoring.SCORINGS`, or `none`.
 
     Returns:
-        A row per case, see `metrics.cases.evaluate_case`, in the order of `cases` and the same on every rank; with
-        `promise12` it has the further key `promise12`, see `metrics.promise12.region_metrics`.
+        A row per case, see `metrics.cases.evaluate_case`, in the order of `cases` and the same on every rank. With a
+        scoring it has a further key of that name, with the scoring's own row. Of a case with a region only what lies
+        in it counts.
 
     Raises:
         DataError: a case cannot be read; `data.check.check_cases` finds all of them beforehand.
         UserError: a case has no ground truth, or its probability is not finite.
     """
+    scorer = get_scoring(scoring, manager.classes)
+
     def score(number: int, case: Case) -> dict[str, Any]:
         started = time.perf_counter()
         loaded = load_native(case, manager, need_label=True)
         assert loaded.image is not None and loaded.label is not None
-        mask = segment(predictor, manager, loaded, postprocess)
+        probability = predict_native(predictor, manager, loaded)
+        mask = postprocess.mask(probability)
         row = evaluate_case(case.case_id, mask, loaded.label, loaded.native.spacing, manager.classes)
-        if scoring == "promise12" and manager.classes == 2:
-            row["promise12"] = region_metrics(mask, loaded.label, loaded.native)
+        if scorer is not None:
+            row[scoring] = scorer.row(mask, probability, loaded.label, loaded.region, loaded.native)
         logger.info("%s (%d of %d): dice %.4f, %.1f s", case.case_id, number, len(cases), row["dice"],
                     time.perf_counter() - started)
         if on_case is not None:
-            on_case(case.case_id, loaded.image, mask, loaded.label, loaded.native)
+            on_case(case, loaded.image, mask, loaded.label, loaded.native)
         return row
 
     own = share(backend, list(enumerate(cases, 1)))

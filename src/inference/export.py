@@ -20,19 +20,20 @@ from easydict import EasyDict
 from mindspore import Tensor
 
 from src.checkpoint import Checkpoint, load_parameters
-from src.data import Case, get_task
-from src.data.data_manager import DataManager
+from src.data import build_manager
 from src.errors import UserError
 from src.files import atomic_path, write_json
 from src.inference import bundle as bundles
 from src.inference import sliding_window
-from src.inference.evaluate import load_native, require_finite
+from src.inference.evaluate import require_finite
+from src.inference.golden import GoldenInput, golden_input
 from src.inference.postprocess import Postprocess
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import ForegroundProbability, build_network
 from src.networks.export_form import exportable
 from src.ops.select import kernels, stock_kernels, unit_options
 from src.overrides import plain
+from src.recipe_rules import is_2d
 from src.report.html import package_versions
 
 logger = logging.getLogger(__name__)
@@ -43,10 +44,7 @@ TOLERANCES = {"MINDIR": 1e-5, "ONNX": 1e-4}
 # Of the probability, on the CPU kernels, by the storage of activations; differences grow with the size of the logits.
 KERNEL_TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
 PREPROCESSING = ("dstRes", "VolSize", "normDir", "intensity_percentiles")
-SAMPLE_DATA = Path(__file__).resolve().parents[2] / "data" / "sample"
-# Its licence asks for this wherever a case of it goes.
-SAMPLE_SOURCE = ("this program's data/sample, from Medical Segmentation Decathlon Task04_Hippocampus "
-                 "(http://medicaldecathlon.com), CC-BY-SA 4.0, resampled and normalised")
+PICTURE_PREPROCESSING = ("task", "image_size", "classes")
 
 
 def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] = ("MINDIR",), batch_size: int = 1,
@@ -62,9 +60,11 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
         checkpoint_path: of a trained network.
         name: path and stem of what is written, such as `vnet`.
         formats: of `FORMATS`.
-        batch_size: of the exported input (batch_size, 1, *VolSize), which is fixed.
-        data_path: folder with `img/` to take the real case from; the bundle then holds this image. None: the
-            repository's public sample, so that no bundle holds a patient's image unasked.
+        batch_size: of the exported input, which is fixed: (batch_size, 1, *VolSize), or of pictures
+            (batch_size, channels, H, W).
+        data_path: folder of the data set to take the real case from; the bundle then holds this image. None: the
+            repository's public sample, or for pictures a generated one, so that no bundle holds a patient's image
+            unasked.
         device_target: the device in use.
         changes: recipe keys to override.
 
@@ -86,21 +86,12 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
     with stock_kernels():  # an exported graph has to run where our kernels are not
         predictor, recipe, checkpoint = load_checkpoint_predictor(checkpoint_path, changes)
     if recipe["task"] == "brain_tumour":
-        raise UserError(f"{checkpoint_path}: a checkpoint of task {recipe['task']}, and bundles hold networks of one "
-                        "channel only; predict with --ckpt_path")
-    manager = DataManager.from_config(recipe)
-    case = golden_case(checkpoint, recipe, data_path)
-    logger.info("comparing on the real case %s", case.image_path)
-    if data_path is not None:
-        logger.warning("the bundle will hold the preprocessed image of %s, since --data_path was given; pass it on "
-                       "only if this image may be, or export without --data_path", case.case_id)
-    # With patches the block is the whole volume: its middle is what the model takes at once.
-    image = load_native(case, manager).block_image
-    block = tuple(slice((size - edge) // 2, (size - edge) // 2 + edge)
-                  for size, edge in zip(image.shape, recipe["VolSize"], strict=True))
-    batch = np.repeat(image[block][None, None], batch_size, axis=0)
+        raise UserError(f"{checkpoint_path}: a checkpoint of task {recipe['task']}, and bundles hold no 3-D network "
+                        "of several channels; predict with --ckpt_path")
+    golden = golden_input(checkpoint, recipe, build_manager(recipe), data_path)
+    batch = np.repeat(golden.array[None], batch_size, axis=0)
     expected = predictor.predict_batch(batch)
-    require_finite(expected, case.case_id, predictor.path)
+    require_finite(expected, golden.case_id, predictor.path)
     kernel_entry = compare_kernels(checkpoint, recipe, batch, expected)
     target = Path(f"{name}_bundle")
     with bundles.atomic_folder(target) as folder:
@@ -108,7 +99,7 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
         for file_name, array in ((bundles.GOLDEN_INPUT, batch), (bundles.GOLDEN_OUTPUT, expected)):
             with atomic_path(folder / file_name) as temporary:
                 np.save(temporary, array)
-        write_json(folder / bundles.RECIPE_NAME, _describe(checkpoint, recipe, models, case, data_path, kernel_entry))
+        write_json(folder / bundles.RECIPE_NAME, _describe(checkpoint, recipe, models, golden, kernel_entry))
         bundles.write_checksums(folder)
     for kind in models:
         _link(target / bundles.MODEL_NAMES[kind], Path(f"{name}.{kind.lower()}"))
@@ -122,8 +113,8 @@ def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np
     Args:
         checkpoint: the network's parameters.
         recipe: of the network; `amp_level` and `conv_algorithm` choose how the kernels compute.
-        batch: the real case (N, 1, X, Y, Z).
-        expected: probability (N, X, Y, Z) or (N, C, X, Y, Z) of the network on MindSpore's operators.
+        batch: the golden case (N, 1, X, Y, Z), or (N, channels, H, W).
+        expected: probability of the network on MindSpore's operators, (N, X, Y, Z), (N, C, X, Y, Z) or (N, H, W).
 
     Returns:
         For `recipe.json`: `max_difference` of the probability, `voxels_changed`, whose side of the threshold, or
@@ -136,7 +127,8 @@ def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np
     library = kernels()
     if library is None:
         return None
-    if recipe["conv_algorithm"] == "direct" and not library.has_onednn:
+    algorithm = recipe.get("conv_algorithm", "auto")
+    if algorithm == "direct" and not library.has_onednn:
         logger.warning("the network on the CPU kernels was not compared: conv_algorithm is direct, and oneDNN is not "
                        "there (%s)", library.onednn_problem)
         return None
@@ -144,12 +136,13 @@ def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np
     load_parameters(checkpoint, network)
     found = NetworkPredictor(network, checkpoint.path).predict_batch(batch)
     # Without blocked volumes there are no units, and what is left of the kernels stores fp32.
-    storage = unit_options().storage if library.has_blocked else "float32"
+    storage = unit_options().storage if library.has_blocked and not is_2d(recipe) else "float32"
     difference, bound = bundles.max_difference(found, expected), KERNEL_TOLERANCES[storage]
-    changed = int(np.count_nonzero(_masks(found) != _masks(expected)))
+    masks = _masks(expected)
+    changed = int(np.count_nonzero(_masks(found) != masks))
     finding = (f"the network on the CPU kernels ({storage}), which trains and predicts here, and the one that is "
                f"exported differ by {difference:.3g} in the probability, expected at most {bound:g}; {changed} of "
-               f"{batch.size} voxels change sides")
+               f"{masks.size} voxels change sides")
     if not np.isfinite(difference) or storage == "float32" and not difference <= bound:
         raise UserError(f"checkpoint {checkpoint.path}: {finding}, and nothing was written. With VNET_CPU_ISA=baseline "
                         "in the environment eval.py and export.py do without these kernels: export so if the scores "
@@ -159,33 +152,9 @@ def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np
     else:
         logger.info("CPU kernels (%s) agree with MindSpore's operators, which are exported: largest difference of the "
                     "probability %.3g (at most %g), %d of %d voxels change sides", storage, difference, bound, changed,
-                    batch.size)
+                    masks.size)
     return {"max_difference": difference, "voxels_changed": changed, "storage": storage,
-            "conv_algorithm": recipe["conv_algorithm"]}
-
-
-def golden_case(checkpoint: Checkpoint, recipe: Mapping[str, Any], data_path: Path | None = None) -> Case:
-    """Return the real case to compare on: the first validation case of the checkpoint that is there, else the first.
-
-    Args:
-        checkpoint: its `validation_names` count where `data_path` is given.
-        recipe: its `task` counts.
-        data_path: folder that holds the task's images; None: the repository's sample, whose first case is taken.
-
-    Raises:
-        UserError: no case there.
-    """
-    task = get_task("promise12" if data_path is None else recipe["task"])  # the sample has that layout
-    folder = SAMPLE_DATA if data_path is None else data_path
-    # Names of another data set say nothing about the sample's cases.
-    preferred = [] if data_path is None else checkpoint.state.get("validation_names", [])
-    try:
-        names = task.all_names(folder)
-        wanted = [name for name in preferred if name in names]
-        return task.find_cases(folder, (wanted or names)[:1], need_labels=False)[0]
-    except UserError as error:
-        raise UserError(f"export compares model and checkpoint on a real case, and there is none: {error}. "
-                        "Give a data folder with --data_path") from error
+            "conv_algorithm": algorithm}
 
 
 def _checked_name(name: str) -> str:
@@ -221,11 +190,12 @@ def _export_model(predictor: NetworkPredictor, batch: np.ndarray, expected: np.n
     """Write one model into `folder`, compare it, and return its entry in `recipe.json`."""
     path = folder / bundles.MODEL_NAMES[kind]
     _write_model(predictor, batch, kind, path)
+    axes = "NCHW" if batch.ndim == 4 else "NCXYZ"
     entry: dict[str, Any] = {
         "file": path.name,
-        "input": {"name": "", "shape": list(batch.shape), "layout": "NCXYZ", "dtype": "float32"},
-        "output": {"name": "", "shape": list(expected.shape), "layout": "NXYZ" if expected.ndim == 4 else "NCXYZ",
-                   "dtype": "float32"},
+        "input": {"name": "", "shape": list(batch.shape), "layout": axes, "dtype": "float32"},
+        "output": {"name": "", "shape": list(expected.shape),
+                   "layout": axes if expected.ndim == batch.ndim else axes.replace("C", ""), "dtype": "float32"},
         "max_difference": None,
     }
     if kind not in bundles.RUNNERS:
@@ -234,7 +204,7 @@ def _export_model(predictor: NetworkPredictor, batch: np.ndarray, expected: np.n
     model = bundles.RUNNERS[kind](path, batch.shape)
     difference = bundles.max_difference(model.predict_batch(batch), expected)
     if not difference <= TOLERANCES[kind]:
-        raise UserError(f"{kind} export of the checkpoint: its answer to the real case differs by {difference:.3g} "
+        raise UserError(f"{kind} export of the checkpoint: its answer to the golden case differs by {difference:.3g} "
                         f"from the checkpoint's own, expected at most {TOLERANCES[kind]:g}; nothing was written. "
                         "Please report this with the recipe and the versions in use")
     logger.info("%s agrees with the checkpoint: largest difference of the probability %.3g (at most %g)", kind,
@@ -251,7 +221,7 @@ def _write_model(predictor: NetworkPredictor, batch: np.ndarray, kind: str, path
         written = Path(plain_folder, path.name)
         if kind == "ONNX":
             ms.onnx.export(cell, Tensor(batch), file_name=str(written))
-            _name_ends(written)
+            _mend_onnx(written)
         else:
             ms.export(cell, Tensor(batch), file_name=str(written), file_format=kind)
         with atomic_path(path) as temporary:
@@ -259,10 +229,11 @@ def _write_model(predictor: NetworkPredictor, batch: np.ndarray, kind: str, path
             temporary.chmod(0o644)  # MindSpore writes 0400, which a later copy over the file stumbles on
 
 
-def _name_ends(path: Path) -> None:
-    """Call an ONNX model's input `image` and its output `probability`.
+def _mend_onnx(path: Path) -> None:
+    """Call an ONNX model's input `image` and its output `probability`, and give transposed convolutions a valid shape.
 
-    MindSpore's own `output_names` renames the output, but not in the node that makes it where that is a slice.
+    MindSpore's own `output_names` renames the output, but not in the node that makes it where that is a slice. And it
+    writes the `output_shape` of 2-D transposed convolutions with batch and channels, which ONNX wants without.
     """
     import onnx
 
@@ -274,28 +245,35 @@ def _name_ends(path: Path) -> None:
     for node in graph.node:
         for side in (node.input, node.output):
             side[:] = [names.get(name, name) for name in side]
+        if node.op_type == "ConvTranspose":
+            attributes = {attribute.name: attribute.ints for attribute in node.attribute}
+            if shape := attributes.get("output_shape"):
+                shape[:] = shape[-len(attributes["kernel_shape"]):]
     onnx.checker.check_model(model)
     path.chmod(0o644)  # MindSpore writes 0400
     onnx.save(model, str(path))
 
 
-def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], case: Case,
-              data_path: Path | None, kernel_entry: dict[str, Any] | None) -> dict[str, Any]:
+def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], golden: GoldenInput,
+              kernel_entry: dict[str, Any] | None) -> dict[str, Any]:
     state = checkpoint.state
-    source = SAMPLE_SOURCE if data_path is None else "the data folder given to export"
     post = Postprocess.from_recipe(recipe)
-    several, windows, mirrors = recipe["classes"] > 2, recipe["patches"], recipe["tta"]
-    preprocessing = [*PREPROCESSING, *(["classes", "patches"] if several or windows else [])]
+    several, windows, mirrors = recipe["classes"] > 2, recipe.get("patches", False), recipe["tta"]
+    if is_2d(recipe):
+        version, preprocessing = 3, list(PICTURE_PREPROCESSING)
+    else:
+        version = 2 if several or windows or mirrors != "none" else 1
+        preprocessing = [*PREPROCESSING, *(["classes", "patches"] if several or windows else [])]
     return {
         "format": bundles.FORMAT,
-        "format_version": bundles.FORMAT_VERSION if several or windows or mirrors != "none" else 1,
+        "format_version": version,
         "models": models,
         "preprocessing": plain({key: recipe[key] for key in preprocessing}),
         "postprocessing": {**({"mirrors": mirrors} if mirrors != "none" else {}),
                            **({"argmax": True} if several else {"threshold": post.threshold}),
                            "largest_component": post.largest_component, "connectivity": "faces"},
         **({"window": sliding_window.describe(recipe["VolSize"], recipe["window_overlap"])} if windows else {}),
-        "golden": {"case_id": case.case_id, "source": source, "input": bundles.GOLDEN_INPUT,
+        "golden": {"case_id": golden.case_id, "source": golden.source, "input": bundles.GOLDEN_INPUT,
                    "output": bundles.GOLDEN_OUTPUT, "computed_by": "MindSpore's operators, float32",
                    "cpu_kernels": kernel_entry},
         "checkpoint": {"file": checkpoint.path.name, "sha256": bundles.file_sha256(checkpoint.path),
@@ -307,7 +285,7 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
 
 
 def _masks(probability: np.ndarray) -> np.ndarray:
-    """Return the masks (N, X, Y, Z) of a batch of probabilities, all components kept."""
+    """Return the masks (N, X, Y, Z), or (N, H, W), of a batch of probabilities, all components kept."""
     return np.stack([Postprocess(largest_component=False).mask(one) for one in probability])
 
 

@@ -14,26 +14,27 @@ from easydict import EasyDict
 from src.backend import Backend
 from src.checkpoint import HISTORY_NAME, Checkpoint, run_folder_of
 from src.collectives import ONE_RANK, gather
-from src.data import build_manager, get_task
+from src.data import Case, build_manager, get_task
 from src.data.check import checked_cases
 from src.data.geometry import Geometry
 from src.data.split import read_split
-from src.data.volume_files import write_volume
 from src.errors import UserError
 from src.files import write_json
 from src.inference.evaluate import evaluate_cases
 from src.inference.postprocess import Postprocess
 from src.inference.predictor import Predictor
+from src.inference.scoring import get_scoring, write_scoring
 from src.metrics.cases import format_table, summarise, write_metrics_csv
-from src.metrics.promise12 import remove_promise12, write_promise12
 from src.overrides import plain
+from src.recipe_rules import is_2d
 from src.report.figures import overlay_png
 from src.report.html import write_report
 
 logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.html"
-MASK_ENDING = "_test"
+PIXEL_NOTE = ("Pictures carry no scale: distances given in mm are pixels here (between slices, too), and volumes given "
+              "in ml are thousands of pixels.")
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,19 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
                    backend: Backend = ONE_RANK) -> list[dict[str, Any]]:
     """Evaluate every case of a split and write `metrics.csv`, `summary.json`, `report.html` and the masks.
 
-    With `scoring` promise12 and two classes `promise12.csv` and `promise12.json` come beside them; else those of an
-    earlier evaluation are removed. The table and the two averages that people grep for go to the log. Several ranks
-    share the cases: each writes the masks of its own, rank 0 all else.
+    With a `scoring` its tables and pictures come beside them, see `scoring.py`; those that an earlier evaluation left
+    by another are removed. The table and the two averages that people grep for go to the log. Several ranks share the
+    cases: each writes the masks and pictures of its own, rank 0 all else.
 
     Args:
         predictor: of the checkpoint, or of several as an ensemble.
         recipe: task, preprocessing, postprocessing, `scoring`.
         checkpoint: named in the report, with its epoch; all of them for an ensemble.
-        data_path: folder that holds `img/` and `gt/`.
+        data_path: folder of the data set, such as one that holds `img/` and `gt/`.
         split_path: one image file name a line.
         folders: see `output_folders`.
-        save_predictions: whether masks are written, as `CaseNN_test.mhd` with the image's geometry.
+        save_predictions: whether masks are written, such as `CaseNN_test.mhd` with the image's geometry (see the
+            manager's `write_mask`), and the scoring's pictures of each case.
         backend: says which rank this is, of how many.
 
     Returns:
@@ -95,17 +97,20 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
     make_folder(folders.results, "output folder")
     cases = checked_cases(get_task(recipe.task), data_path, names, manager)
     checkpoints = [checkpoint] if isinstance(checkpoint, Checkpoint) else list(checkpoint)
-    notes = _training_overlap(checkpoints, names)
+    notes = [*([PIXEL_NOTE] if is_2d(recipe) else []), *_training_overlap(checkpoints, names)]
     pictures: dict[str, bytes] = {}
+    scoring = recipe.get("scoring", "none")
+    scorer = get_scoring(scoring, manager.classes)
 
-    def on_case(case_id: str, image: np.ndarray, mask: np.ndarray, reference: np.ndarray, grid: Geometry) -> None:
-        pictures[case_id] = overlay_png(image, mask, reference, grid.spacing, grid.direction)
+    def on_case(case: Case, image: np.ndarray, mask: np.ndarray, reference: np.ndarray, grid: Geometry) -> None:
+        pictures[case.case_id] = overlay_png(image, mask, reference, grid.spacing, grid.direction)
         if save_predictions:
-            write_volume(folders.predictions / f"{case_id}{MASK_ENDING}.mhd", mask, grid)
+            manager.write_mask(folders.predictions, case, mask, grid)
+            if scorer is not None:
+                scorer.picture(folders.results, case.case_id, image, mask, reference)
 
-    rows = evaluate_cases(predictor, manager, cases, on_case, Postprocess.from_recipe(recipe), backend,
-                          recipe.get("scoring", "none"))
-    scored = [{"case_id": row["case_id"], **row.pop("promise12")} for row in rows if "promise12" in row]
+    rows = evaluate_cases(predictor, manager, cases, on_case, Postprocess.from_recipe(recipe), backend, scoring)
+    scored = [{"case_id": row["case_id"], "dice": row["dice"], **row.pop(scoring)} for row in rows if scoring in row]
     all_pictures = {case_id: picture for own in gather(backend, pictures) for case_id, picture in own.items()}
     if not backend.is_main:
         return rows
@@ -118,10 +123,7 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
     logger.info("report: %s", folders.results / REPORT_NAME)
     if save_predictions:
         logger.info("masks: %s", folders.predictions)
-    if scored:
-        write_promise12(folders.results, scored)  # logs its table
-    else:
-        remove_promise12(folders.results)
+    write_scoring(scoring, manager.classes, folders.results, scored)  # logs its table
     if "dice_mean" in summary:
         logger.info("avg_dice_of_classes: %.4f", summary["dice_mean"]["mean"])
     logger.info("avg_Hausdorff_distance: %.2f", summary["hausdorff"]["mean"])

@@ -45,7 +45,8 @@ class NetworkPredictor:
     blocks of one size.
 
     Args:
-        network: (N, channels, X, Y, Z) -> logits (N, C, X, Y, Z), or (N, 1, X, Y, Z) of the foreground alone.
+        network: (N, channels, X, Y, Z) -> logits (N, C, X, Y, Z), or (N, 1, X, Y, Z) of the foreground alone; or the
+            same of pictures (N, channels, H, W), which know `predict_batch` only, see `slices.SlicePredictor`.
         path: the checkpoint that it was read from, if any.
     """
 
@@ -55,7 +56,7 @@ class NetworkPredictor:
         self.cell = ForegroundProbability(network)
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        """Return the probability, see `ForegroundProbability`, of blocks (N, channels, X, Y, Z), in eval mode.
+        """Return the probability, see `ForegroundProbability`, of blocks or pictures, in eval mode.
 
         Afterwards the network is in the mode it was in before, also when the call fails.
         """
@@ -76,7 +77,7 @@ class ExportedPredictor(ABC):
 
     Args:
         path: the model's file.
-        shape: (N, 1, X, Y, Z) of its input.
+        shape: (N, 1, X, Y, Z) of its input, or of pictures (N, channels, H, W).
 
     Raises:
         UserError: the file cannot be read.
@@ -91,7 +92,8 @@ class ExportedPredictor(ABC):
         """Return the names of input and output as the file has them."""
 
     def predict_batch(self, batch: np.ndarray) -> np.ndarray:
-        """Return the probability (N, X, Y, Z), or of C > 2 classes (N, C, X, Y, Z), float32 of blocks (N, 1, X, Y, Z).
+        """Return the probability (N, X, Y, Z), or of C > 2 classes (N, C, X, Y, Z), float32 of blocks (N, 1, X, Y, Z);
+        (N, H, W) of pictures (N, channels, H, W).
 
         Raises:
             ValueError: the batch has another shape than the model was exported with.

@@ -3,37 +3,61 @@
 import copy
 from typing import Any
 
-from mindspore import nn
+from mindspore import Tensor, nn, ops
 
 from src.ops.activation import ExportableELU
 
 
-def exportable(network: nn.Cell) -> nn.Cell:
-    """Return a copy of `network`, weights included, in which every `nn.ELU` is an `ExportableELU`.
+class ExportablePool(nn.Cell):
+    """Max pooling with a border of zeros, for inputs that are nowhere negative: then no border pixel is the largest.
 
-    MindSpore's ONNX exporter has no ELU. The copy computes the same up to rounding (about 1e-6); `network`
-    itself stays as it is.
+    Args:
+        pool: whose border, filled with the lowest number, it takes the place of.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d):
+        super().__init__()
+        border = tuple((edge, edge) for edge in pool.padding[-2:])
+        self.pad = ops.Pad(((0, 0), (0, 0), *border))
+        self.pool = nn.MaxPool2d(pool.kernel_size, pool.stride)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.pool(self.pad(x))
+
+
+def exportable(network: nn.Cell) -> nn.Cell:
+    """Return a copy of `network`, weights included, without the cells that MindSpore's ONNX exporter lacks.
+
+    Others take their place. These are `nn.ELU`, and `nn.MaxPool2d` with a border, which our networks have behind a
+    ReLU. The copy computes the same up to rounding (about 1e-6); `network` itself stays as it is.
 
     Raises:
-        ValueError: an ELU has another alpha than 1, or `network` itself is an ELU.
+        ValueError: an ELU has another alpha than 1, or `network` itself is such a cell.
     """
-    if isinstance(network, nn.ELU):
-        raise ValueError("a bare ELU has no parent to swap it in; wrap it in a cell")
+    if _exportable_form(network, "") is not None:
+        raise ValueError(f"a bare {type(network).__name__} has no parent to swap it in; wrap it in a cell")
     twin = copy.deepcopy(network)
     _swap(twin)
     return twin
+
+
+def _exportable_form(cell: nn.Cell, name: str) -> nn.Cell | None:
+    """Return what takes the place of a cell; None where it stays."""
+    if isinstance(cell, nn.ELU):
+        if cell.elu.alpha != 1.0:
+            raise ValueError(f"ELU {name!r} has alpha {cell.elu.alpha}; only alpha 1 has an exportable form")
+        return ExportableELU()
+    return ExportablePool(cell) if isinstance(cell, nn.MaxPool2d) and cell.use_pad else None
 
 
 def _swap(cell: nn.Cell) -> None:
     container = isinstance(cell, (nn.SequentialCell, nn.CellList))
     children: list[tuple[Any, nn.Cell]] = list(enumerate(cell)) if container else list(cell.name_cells().items())
     for key, child in children:
-        if not isinstance(child, nn.ELU):
+        other = _exportable_form(child, key)
+        if other is None:
             _swap(child)
-            continue
-        if child.elu.alpha != 1.0:
-            raise ValueError(f"ELU {key!r} has alpha {child.elu.alpha}; only alpha 1 has an exportable form")
-        if container:
-            cell[key] = ExportableELU()  # containers keep a second list of their children, which setattr misses
+        elif container:
+            cell[key] = other  # containers keep a second list of their children, which setattr misses
         else:
-            setattr(cell, key, ExportableELU())
+            setattr(cell, key, other)

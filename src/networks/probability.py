@@ -4,10 +4,10 @@ from mindspore import Tensor, nn, ops
 
 
 class ForegroundProbability(nn.Cell):
-    """Softmax over the channels of `network`'s logits, from an image (N, channels, X, Y, Z).
+    """Softmax over the channels of `network`'s logits, from an image (N, channels, X, Y, Z), or (N, channels, H, W).
 
     Two logits: probability (N, X, Y, Z) of class 1, the foreground. One: its sigmoid, the same. More: the probability
-    (N, C, X, Y, Z) of every class.
+    (N, C, X, Y, Z) of every class. Of pictures in the same way (N, H, W) and (N, C, H, W).
     """
 
     def __init__(self, network: nn.Cell):

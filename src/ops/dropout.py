@@ -18,8 +18,8 @@ _MULTIPLIERS = (48271, 69621, 39373)
 class ChannelDropout(nn.Cell):
     """Zero whole channels with a probability and scale the others up; nothing at evaluation.
 
-    As `Dropout3d` in other frameworks (Tompson et al., 2015). Input and output (N, C, X, Y, Z), in either layout
-    (see volume.py).
+    As `Dropout2d` and `Dropout3d` in other frameworks (Tompson et al., 2015). Input and output (N, C, X, Y, Z) or
+    (N, C, H, W), in either layout (see volume.py).
 
     Args:
         probability: of a channel to be zeroed, 0 <= probability < 1.

@@ -1,4 +1,7 @@
-"""The sums over voxels that segmentation losses are made of, in one pass where there is a kernel of ours."""
+"""The sums over voxels that segmentation losses are made of, in one pass where there is a kernel of ours.
+
+In shapes, ... stands for the axes of space: X, Y, Z of volumes, H, W of pictures.
+"""
 
 from typing import Any
 
@@ -13,9 +16,9 @@ _TINY = 1e-7  # least 1 - p that a power is taken of
 class SegmentationSums(nn.Cell):
     """For each sample Σ p·g, Σ p², Σ g² and the summed voxel cross-entropy, with p the probability of class 1.
 
-    Input: logits (N, 2, X, Y, Z), label g (N, X, Y, Z) with 0 and 1. Output: (N, 4) fp32, summed in fp32 or finer.
-    With d = logit 1 - logit 0, p = sigmoid(d), which is the two-class softmax, and the cross-entropy of a voxel is
-    softplus(d) - g·d: finite for logits of any size.
+    Input: logits (N, 2, ...), or (N, 1, ...) of class 1 beside a 0 for class 0; label g (N, ...) with 0 and 1. Output:
+    (N, 4) fp32, summed in fp32 or finer. With d = logit 1 - logit 0, p = sigmoid(d), which is the two-class softmax,
+    and the cross-entropy of a voxel is softplus(d) - g·d: finite for logits of any size.
     """
 
     def __init__(self) -> None:
@@ -30,7 +33,7 @@ class SegmentationSums(nn.Cell):
             return self.fused(logits, label)
         samples = label.shape[0]
         label = label.astype("float32").reshape(samples, -1)
-        difference = (logits[:, 1] - logits[:, 0]).reshape(samples, -1)
+        difference = (logits if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]).reshape(samples, -1)
         probability = ops.sigmoid(difference)
         softplus = ops.relu(difference) + ops.log(1 + ops.exp(-ops.abs(difference)))
         return ops.stack((ops.reduce_sum(probability * label, 1), ops.reduce_sum(probability * probability, 1),
@@ -45,8 +48,8 @@ class ClassSums(nn.Cell):
     object detection"); that one is 0 where `gamma` is below 0, which saves its computation. A voxel whose label is none
     of the classes belongs to none.
 
-    Input: logits (N, C, X, Y, Z), C from 2 to 16, label (N, X, Y, Z) of class numbers. Output: (N, C, 6) fp32, summed
-    in fp32 or finer; finite for logits of any size.
+    Input: logits (N, C, ...), C from 2 to 16, or (N, 1, ...) of class 1 beside a 0 for class 0; label (N, ...) of class
+    numbers. Output: (N, C, 6) fp32, with C = 2 for one logit, summed in fp32 or finer; finite for logits of any size.
     """
 
     def __init__(self, gamma: float = -1.0):
@@ -57,7 +60,7 @@ class ClassSums(nn.Cell):
         self.fused = _fused_class_sums(str(kernels.path)) if kernels is not None and kernels.has_blocked else None
 
     def construct(self, logits: Tensor, label: Tensor) -> Tensor:
-        logits = logits.astype("float32")
+        logits = _two_logits(logits.astype("float32"))
         if self.fused is not None:
             return self.fused(self.config, logits, label)
         samples, classes = logits.shape[0], logits.shape[1]
@@ -70,6 +73,11 @@ class ClassSums(nn.Cell):
         focal = entropy * (ops.pow(ops.clamp(1 - probability, _TINY), self.gamma) if self.gamma >= 0 else 0.0)
         terms = (probability * own, probability * probability, own, probability, entropy, focal)
         return ops.stack([ops.reduce_sum(term, 2) for term in terms], axis=2)
+
+
+def _two_logits(logits: Tensor) -> Tensor:
+    """Return logits (N, C, ...) as they are, a lone one (N, 1, ...) as the second of two, beside 0."""
+    return ops.cat((ops.zeros_like(logits), logits), axis=1) if logits.shape[1] == 1 else logits
 
 
 def _fused_class_sums(library: str) -> ops.Custom:

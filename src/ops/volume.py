@@ -18,7 +18,7 @@ def channels_of(x: Tensor) -> int:
 
 
 class ScaleChannels(nn.Cell):
-    """Multiplies each channel of a volume, of either layout, by its factor; factors (N, C) get no gradient."""
+    """Multiplies each channel of a volume or picture, of either layout, by its factor; (N, C), without a gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class ScaleChannels(nn.Cell):
     def construct(self, x: Tensor, factors: Tensor) -> Tensor:
         if x.ndim == 6 and self.blocked is not None:
             return self.blocked(x, factors)
-        return x * factors.reshape((x.shape[0], x.shape[1], 1, 1, 1)).astype(x.dtype)
+        return x * factors.reshape((x.shape[0], x.shape[1]) + (1,) * (x.ndim - 2)).astype(x.dtype)
 
 
 class Layout(nn.Cell):
@@ -85,34 +85,43 @@ class Layout(nn.Cell):
         return self.change(x)
 
 
-class Twice(nn.Cell):
-    """x -> (x, x)."""
+class Copies(nn.Cell):
+    """x -> (x, ..., x)."""
 
-    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def construct(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x,) * self.count
 
 
 class Fork(nn.Cell):
-    """x -> (x, x), for a volume with two consumers, whose gradients are added by a kernel of ours.
+    """x -> (x, ..., x), for a volume with several consumers, whose gradients are added by a kernel of ours.
 
     MindSpore's own sum runs on one thread and has no bf16 on CPU.
     """
 
-    def __init__(self, library: str):
+    def __init__(self, library: str, count: int):
         super().__init__()
+        self.count = count
         self.sum = _volume_sum(library)
 
-    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
+    def construct(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x,) * self.count
 
-    def bprop(self, x: Tensor, out: tuple[Tensor, Tensor], dout: tuple[Tensor, Tensor]) -> tuple[Tensor]:
-        return (self.sum(dout[0], dout[1]),)
+    def bprop(self, x: Tensor, out: tuple[Tensor, ...], dout: tuple[Tensor, ...]) -> tuple[Tensor]:
+        total = self.sum(dout[0], dout[1])
+        for k in range(2, self.count):
+            total = self.sum(total, dout[k])
+        return (total,)
 
 
-def fork() -> nn.Cell:
-    """Return a cell x -> (x, x): a `Fork` where the kernels are in use."""
+def fork(count: int = 2) -> nn.Cell:
+    """Return a cell x -> (x, ..., x), `count` times: a `Fork` where the kernels are in use."""
     kernels = select.kernels()
-    return Fork(str(kernels.path)) if kernels is not None and kernels.has_blocked else Twice()
+    served = kernels is not None and kernels.has_blocked and count > 1
+    return Fork(str(kernels.path), count) if served and kernels is not None else Copies(count)
 
 
 def _channel_scale(library: str) -> ops.Custom:

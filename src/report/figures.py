@@ -57,7 +57,7 @@ def overlay_png(
         ValueError: shapes, spacing or direction do not fit together, or a slice is not in the image.
     """
     figure = _montage(make_view(image, prediction, reference, spacing, direction), slices, columns)
-    return _png(figure, facecolor=_GAP_COLOUR)
+    return figure_png(figure, facecolor=_GAP_COLOUR)
 
 
 def overlay_array(
@@ -99,7 +99,7 @@ def curves_png(history: pd.DataFrame, curves: Sequence[str] | None = None, dark:
     figure = Figure(figsize=(4.4 * len(curves), 2.9), dpi=2 * DPI, layout="constrained")
     for axes, curve in zip(np.atleast_1d(figure.subplots(1, len(curves))), curves, strict=True):
         _draw_curve(axes, history, curve, _THEMES[dark])
-    return _png(figure, transparent=True)
+    return figure_png(figure, transparent=True)
 
 
 def available_curves(history: pd.DataFrame) -> list[str]:
@@ -190,7 +190,8 @@ def _numbers(history: pd.DataFrame, column: str) -> np.ndarray:
     return history[column].to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _png(figure: Figure, **options: Any) -> bytes:
+def figure_png(figure: Figure, **options: Any) -> bytes:
+    """A figure as PNG; `options` are those of `Figure.savefig`."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # No software and date in the file: the same case gives the same bytes.

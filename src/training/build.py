@@ -1,7 +1,7 @@
 """Put a trainer together from a plan and a backend."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -9,27 +9,38 @@ from easydict import EasyDict
 from mindspore import nn
 
 from src.backend import Backend, base_learning_rate
-from src.checkpoint import BEST_NAME, LaterVersion, load_checkpoint, load_newest, load_parameters
+from src.checkpoint import (
+    BEST_NAME,
+    LaterVersion,
+    list_checkpoints,
+    load_checkpoint,
+    load_newest,
+    load_parameters,
+)
 from src.collectives import ONE_RANK, gather, share
 from src.data import Case, build_manager, get_task
 from src.data.augment import Augmentation
+from src.data.augment_slices import SliceAugmentation
 from src.data.check import check_cases
 from src.data.data_manager import DataManager
 from src.data.dataset import BatchLoader, StreamedSamples
 from src.data.patches import PatchSampler
+from src.data.slices import slice_samples, slice_weights
 from src.errors import DataError, UserError
 from src.inference.compose import wrap_predictor
 from src.inference.evaluate import ValidationResult, ValidationSet
 from src.inference.postprocess import Postprocess
-from src.inference.predictor import NetworkPredictor
-from src.losses import build_loss
-from src.networks import build_network
+from src.inference.predictor import NetworkPredictor, Predictor
+from src.losses import LOSSES, build_loss
+from src.networks import build_network, start_from_pretrained
+from src.recipe_rules import is_2d
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, SharedStatistics, Validation
 from src.training.ema import averaged_weights
 from src.training.pipeline import build_single_step
 from src.training.pipeline_build import Exchange, build_pipeline_step, is_pipeline
 from src.training.plan import RunPlan
 from src.training.trainer import Callback, Trainer, TrainingState
+from src.training.validation_loss import LossPredictor, validation_labels
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +78,8 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
 
     ms.set_seed(recipe.seed)  # every rank starts from the same weights
     network = build_network(recipe, backend.rank, backend.world_size)
+    if not list_checkpoints(plan.checkpoint_folder):
+        start_from_pretrained(network, recipe)
     loss = build_loss(recipe)
     step: Any
     if pipelined:
@@ -80,23 +93,17 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
                             recipe.keep_checkpoint_max)
     validations: list[Callback] = []
     if plan.validation_names:
-        validation = ValidationSet(manager, find_cases(plan.data_path, plan.validation_names), backend,
-                                   in_memory=not _is_streamed(recipe), postprocess=Postprocess.from_recipe(recipe))
-        predictor = wrap_predictor(NetworkPredictor(network), recipe)
-
-        def validate() -> ValidationResult:
-            with averaged_weights(getattr(step, "average", None)):
-                return validation.run(predictor)
-
-        validations.append(Validation(validate, recipe.val_every, saver.save_best if backend.is_main else _no_saving,
-                                      recipe.early_stopping))
+        save_best = saver.save_best if backend.is_main else _no_saving
+        validations.append(_build_validation(manager, find_cases(plan.data_path, plan.validation_names), recipe,
+                                             backend, network, step, save_best))
     callbacks: list[Callback] = []
     if pipelined:
         callbacks.append(Exchange(step, backend))
     elif backend.world_size > 1:
         callbacks.append(SharedStatistics(backend, step))  # the network's, and their averages
     if backend.is_main:
-        callbacks += [LossLog(recipe.get("log_every", 0)), ProgressBar(), *validations, History(plan.run_dir), saver]
+        callbacks += [LossLog(recipe.get("log_every", 0)), ProgressBar(), *validations,
+                      History(plan.run_dir, is_2d(recipe)), saver]
     else:
         callbacks += validations
     trainer = Trainer(step, loader, base_learning_rate(backend, recipe), recipe, callbacks, state)
@@ -110,9 +117,32 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
     return trainer
 
 
+def _build_validation(manager: DataManager, cases: Sequence[Case], recipe: EasyDict, backend: Backend,
+                      network: nn.Cell, step: Any, save_best: Callable[[Trainer], None]) -> Validation:
+    """Return the validation of a run; of pictures it measures the loss as well."""
+    validation = ValidationSet(manager, cases, backend, in_memory=not _is_streamed(recipe),
+                               postprocess=Postprocess.from_recipe(recipe))
+    predictor: Predictor
+    mean_loss: Callable[[], float] | None = None
+    if is_2d(recipe):
+        predictor = LossPredictor(network, build_loss(recipe), recipe, validation_labels(manager, cases, backend),
+                                  backend)
+        mean_loss = predictor.mean_loss
+    else:
+        predictor = wrap_predictor(NetworkPredictor(network), recipe)
+
+    def validate() -> ValidationResult:
+        with averaged_weights(getattr(step, "average", None)):
+            return validation.run(predictor)
+
+    return Validation(validate, recipe.val_every, save_best, recipe.early_stopping, mean_loss)
+
+
 def _build_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict, backend: Backend,
                   pipelined: bool) -> BatchLoader:
     """Return the loader of this rank's batches: of all cases, a part of each step's, or a part of each case."""
+    if is_2d(recipe):
+        return _build_slice_loader(manager, cases, recipe, backend)
     load, rank, world_size = manager.load, backend.rank, backend.world_size
     if pipelined:
         # Both ranks go through the same cases: the first needs images, the second, which has the loss, labels.
@@ -122,6 +152,20 @@ def _build_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict,
     return BatchLoader(samples, recipe.batch_size * recipe.get("micro_batches", 1), recipe.seed, rank, world_size,
                        augmentation=Augmentation.from_recipe(recipe) if recipe.get("augment", False) else None,
                        patches=PatchSampler.from_recipe(recipe) if recipe.get("patches", False) else None)
+
+
+def _build_slice_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict,
+                        backend: Backend) -> BatchLoader:
+    """Return the loader of this rank's batches of slices."""
+    slices = slice_samples([manager.load(case) for case in cases])
+    empty = sum(sample.label is not None and not sample.label.any() for sample in slices)
+    logger.info("%d training slices, %d of them without foreground", len(slices), empty)
+    if empty and LOSSES[recipe.loss][1] == "none" and recipe.dice_over == "sample":
+        logger.warning("loss=%s over each sample: a slice without foreground has a ratio of 0 whatever is predicted, "
+                       "so nothing is learned from it; use dice_over=batch, or loss=bce_dice", recipe.loss)
+    return BatchLoader(slices, recipe.batch_size, recipe.seed, backend.rank, backend.world_size,
+                       augmentation=SliceAugmentation.from_recipe(recipe) if recipe.augment else None,
+                       weights=slice_weights(slices, recipe.slice_sampling))
 
 
 def _warn_of_empty_patches(recipe: EasyDict) -> None:

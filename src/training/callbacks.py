@@ -15,11 +15,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from src.backend import Backend
 from src.checkpoint import BEST_NAME, HISTORY_NAME, checkpoint_name, prune_checkpoints, save_checkpoint
 from src.collectives import average
-from src.files import write_text
+from src.files import atomic_path, write_text
 from src.inference.evaluate import ValidationResult
+from src.report.pixels import training_loss_png
 from src.training.trainer import Callback, EpochSummary, Trainer
 
 logger = logging.getLogger(__name__)
+
+LOSS_PICTURE = "training_loss.png"
 
 
 class SharedStatistics(Callback):
@@ -107,14 +110,16 @@ class Validation(Callback):
         every: epochs between validations.
         save_best: called with the trainer when the mean Dice is the best so far.
         patience: validations without a better Dice before the run stops; 0 never stops it.
+        mean_loss: gives the loss of the cases that were just validated; None where it is not measured.
     """
 
     def __init__(self, validate: Callable[[], ValidationResult], every: int, save_best: Callable[[Trainer], None],
-                 patience: int = 0):
+                 patience: int = 0, mean_loss: Callable[[], float] | None = None):
         self.validate = validate
         self.every = every
         self.save_best = save_best
         self.patience = patience
+        self.mean_loss = mean_loss
 
     def on_epoch_end(self, trainer: Trainer, summary: EpochSummary) -> None:
         last = summary.epoch >= trainer.recipe["epochs"]
@@ -124,14 +129,18 @@ class Validation(Callback):
         state = trainer.state
         summary.val_dice = result.mean_dice
         summary.extra["overlay"] = result.overlay
+        loss = ""
+        if self.mean_loss is not None:
+            summary.val_loss = self.mean_loss()
+            loss = f", loss: {summary.val_loss:.4f}"
         improved = result.mean_dice > state.best_dice
         if improved:
             state.best_dice, state.best_epoch, state.stale_validations = result.mean_dice, summary.epoch, 0
             self.save_best(trainer)
         else:
             state.stale_validations += 1
-        logger.info("epoch: %d validation dice: %.4f%s", summary.epoch, result.mean_dice,
-                    " (best so far)" if improved else f" (best {state.best_dice:.4f} at epoch {state.best_epoch})")
+        best = "best so far" if improved else f"best {state.best_dice:.4f} at epoch {state.best_epoch}"
+        logger.info("epoch: %d validation dice: %.4f (%s)%s", summary.epoch, result.mean_dice, best, loss)
         if self.patience and state.stale_validations >= self.patience:
             state.stopped_early = True
             logger.info("stopping early: no better validation dice in %d validations", state.stale_validations)
@@ -141,10 +150,16 @@ class History(Callback):
     """One row an epoch in `history.csv`, and the same as TensorBoard scalars with a validation overlay.
 
     A resumed run drops the rows after the epoch it continues from.
+
+    Args:
+        run_dir: where to write.
+        pictures: of a 2-D recipe: with the validation loss, and when the run ends `training_loss.png`. TensorBoard has
+            `val_loss`, `val_dsc` and `overlay` then, in place of `val_dice` and `validation`.
     """
 
-    def __init__(self, run_dir: Path):
+    def __init__(self, run_dir: Path, pictures: bool = False):
         self.run_dir = run_dir
+        self.pictures = pictures
         self.rows: list[dict[str, Any]] = []
         self.writer: SummaryWriter | None = None
 
@@ -157,22 +172,28 @@ class History(Callback):
 
     def on_epoch_end(self, trainer: Trainer, summary: EpochSummary) -> None:
         scalars = {"loss": summary.loss, "lr": summary.lr, "grad_norm": summary.grad_norm,
-                   "val_dice": summary.val_dice, "stall_share": summary.stall_seconds / summary.seconds}
+                   "val_dice": summary.val_dice, **({"val_loss": summary.val_loss} if self.pictures else {}),
+                   "stall_share": summary.stall_seconds / summary.seconds}
         self.rows.append({"epoch": summary.epoch, "step": summary.step, **scalars, "seconds": summary.seconds,
                           "skipped_steps": trainer.state.skipped_steps})
         write_text(self.run_dir / HISTORY_NAME, pd.DataFrame(self.rows).to_csv(index=False))
         if self.writer is None:
             return
+        tags = {"val_dice": "val_dsc", "validation": "overlay"} if self.pictures else {}
         for name, value in scalars.items():
             if value == value:  # no validation in this epoch: NaN
-                self.writer.add_scalar(name, value, summary.step)
+                self.writer.add_scalar(tags.get(name, name), value, summary.step)
         if summary.extra.get("overlay") is not None:
-            self.writer.add_image("validation", summary.extra["overlay"], summary.step, dataformats="HWC")
+            self.writer.add_image(tags.get("validation", "validation"), summary.extra["overlay"], summary.step,
+                                  dataformats="HWC")
         self.writer.flush()
 
     def on_train_end(self, trainer: Trainer) -> None:
         if self.writer is not None:
             self.writer.close()
+        if self.pictures and self.rows:
+            with atomic_path(self.run_dir / LOSS_PICTURE) as temporary:
+                temporary.write_bytes(training_loss_png(pd.DataFrame(self.rows)))
 
 
 class CheckpointSaver(Callback):
@@ -180,7 +201,7 @@ class CheckpointSaver(Callback):
 
     Args:
         folder: the run's `ckpt` folder.
-        run_state: what else goes into each checkpoint: recipe, data path, split.
+        run_state: what else goes into each checkpoint: recipe and its name, data path, split.
         every: epochs between checkpoints.
         keep: how many regular ones to keep.
     """
@@ -197,7 +218,7 @@ class CheckpointSaver(Callback):
 
     def on_epoch_end(self, trainer: Trainer, summary: EpochSummary) -> None:
         if summary.epoch % self.every == 0 or trainer.finished:
-            self._save(trainer, checkpoint_name(summary.epoch, summary.steps))
+            self._save(trainer, checkpoint_name(summary.epoch, summary.steps, self.run_state["recipe_name"]))
             prune_checkpoints(self.folder, self.keep)
 
     def _save(self, trainer: Trainer, name: str) -> None:

@@ -312,8 +312,10 @@ def _evaluation(plan: CrossValidation, members: Sequence[tuple[int, int]], names
 def _files_hash(cases: Sequence[Case]) -> str:
     """SHA-256 of the names, sizes and times of change of all files of cases, voxels beside a header included."""
     listed = []
-    for path in (path for case in cases for path in (case.image_path, case.label_path) if path):
-        own = path.parent.glob(glob.escape(split_volume_name(path.name)[0]) + ".*")
+    for path in (path for case in cases for path in (case.image_path, case.label_path, case.region_path) if path):
+        # A patient of many slices is a folder.
+        own = path.iterdir() if path.is_dir() else path.parent.glob(
+            glob.escape(split_volume_name(path.name)[0]) + ".*")
         listed += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(own)]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from src.data.case import VOLUME_SUFFIXES, split_volume_name
+from src.data import get_task
 from src.errors import DataError, UserError
 from src.files import write_json
+from src.inference.output import PIXEL_NOTE
+from src.inference.scoring import get_scoring, write_scoring
 from src.metrics.cases import METRICS, Metric, Row, class_metrics, classes_of, read_rows, summarise, write_metrics_csv
-from src.metrics.promise12 import remove_promise12, write_promise12
 from src.metrics.text import text_table
-from src.overrides import plain
+from src.overrides import apply_overrides, plain, read_changes
+from src.recipe_rules import is_2d
 from src.report.html import write_report
 from src.training.cross_validation import CrossValidation, is_finished
 
@@ -26,9 +28,9 @@ def collect(plan: CrossValidation) -> dict[str, Any] | None:
     """Write the tables of every seed all of whose folds are there, and the summary over the seeds when all are.
 
     For a seed: `metrics.csv`, a row a case in the order of the folds, with the fold's number; `summary.json`, as that
-    of an evaluation, with `folds`: number of cases and mean of each metric; `report.html`; and `promise12.csv` and
-    `promise12.json` where the folds were scored so. For all: `summary.json`, for each metric the mean and the sample's
-    standard deviation (n - 1; 0 for one seed) of the seeds' means.
+    of an evaluation, with `folds`: number of cases and mean of each metric; `report.html`; and what the `scoring` of
+    the evaluations writes of all cases, such as `promise12.csv`. For all: `summary.json`, for each metric the mean
+    and the sample's standard deviation (n - 1; 0 for one seed) of the seeds' means.
 
     Returns:
         The summary over the seeds; None while folds are missing, which the log names.
@@ -81,23 +83,23 @@ def _rows(plan: CrossValidation, seed: int) -> list[dict[str, Any]]:
     """The rows of all folds, with their `fold`; every case exactly once, in the fold it belongs to."""
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
+    case_id = get_task(plan.recipe.task).case_id
     for fold in plan.folds:
         path = plan.evaluation_folder(seed, fold) / "metrics.csv"
-        expected = [_case_id(name) for name in plan.fold_names(fold)[1]]
+        expected = [case_id(name) for name in plan.fold_names(fold)[1]]
         try:
             found = read_rows(path)
         except ValueError as error:
             raise UserError(f"seed {seed}, fold {fold}: {error}; delete it and repeat the command") from error
         counts = Counter(row["case_id"] for row in found)
-        problems += [f"{case_id}: {counts[case_id]} times in {path}, expected once" for case_id in expected
-                     if counts[case_id] != 1]
-        problems += [f"{case_id}: in {path}, expected none that is not in the fold's validation split"
-                     for case_id in counts if case_id not in expected]
+        problems += [f"{one}: {counts[one]} times in {path}, expected once" for one in expected if counts[one] != 1]
+        problems += [f"{one}: in {path}, expected none that is not in the fold's validation split"
+                     for one in counts if one not in expected]
         rows += [{**row, "fold": fold} for row in found]
     if not problems:  # the folds are right; together they have to be the whole split
         counts = Counter(row["case_id"] for row in rows)
-        problems = [f"{name}: {counts[_case_id(name)]} times out of fold, expected once" for name in plan.names
-                    if counts[_case_id(name)] != 1]
+        problems = [f"{name}: {counts[case_id(name)]} times out of fold, expected once" for name in plan.names
+                    if counts[case_id(name)] != 1]
     if problems:
         raise DataError([f"{problem}; delete the fold's folder out_of_fold and repeat the command"
                          for problem in problems])
@@ -112,7 +114,7 @@ def _write_seed(plan: CrossValidation, seed: int, rows: Sequence[Row], metrics: 
     summary = {**summarise(rows), "seed": seed, **_settings(plan), "folds": folds}
     write_metrics_csv(folder / "metrics.csv", rows, ["fold"])
     write_json(folder / "summary.json", summary)
-    _write_promise12(plan, seed)
+    _write_scoring(plan, seed, rows)
     dice = next(metric for metric in metrics if metric.key == "dice")
     of_folds = ", ".join(f"{own['fold']}: {dice.text(own['dice'])}" for own in folds)
     notes = [f"Out of fold: each case is predicted by the {plan.checkpoint} checkpoint of the fold that was not "
@@ -122,6 +124,8 @@ def _write_seed(plan: CrossValidation, seed: int, rows: Sequence[Row], metrics: 
     if plan.checkpoint == "best":
         notes.append("The best checkpoint of a fold is chosen by the Dice of the cases that are scored here, so these "
                      "figures are too good; evaluate the last one to compare.")
+    if is_2d(plan.recipe):
+        notes.append(PIXEL_NOTE)
     recipe = {key: value for key, value in plain(plan.fold_recipe(seed, 0)).items() if key != "fold"}
     write_report(folder / "report.html", f"Cross-validation of {plan.recipe_name}, {len(plan.folds)} folds, seed "
                  f"{seed}", recipe, rows, summary, None, {}, notes)
@@ -129,15 +133,19 @@ def _write_seed(plan: CrossValidation, seed: int, rows: Sequence[Row], metrics: 
     return summary
 
 
-def _write_promise12(plan: CrossValidation, seed: int) -> None:
-    paths = [plan.evaluation_folder(seed, fold) / "promise12.csv" for fold in plan.folds]
-    if not all(path.is_file() for path in paths):
-        remove_promise12(plan.seed_folder(seed))
-    else:
+def _write_scoring(plan: CrossValidation, seed: int, rows: Sequence[Row]) -> None:
+    """Write what the scoring says of all cases, where each fold has its table."""
+    recipe = apply_overrides(plan.recipe, read_changes(None, plan.eval_changes))
+    name, classes = recipe.get("scoring", "none"), recipe.get("classes", 2)
+    scoring = get_scoring(name, classes)
+    scored = [dict(row) for row in rows]
+    if scoring is not None and scoring.table:
+        paths = [plan.evaluation_folder(seed, fold) / scoring.table for fold in plan.folds]
         # A score that a fold has is left out: the observer's table of today counts for all.
-        write_promise12(plan.seed_folder(seed), [
-            {key: value for key, value in row.items() if key != "score"} | {"fold": fold}
-            for fold, path in zip(plan.folds, paths, strict=True) for row in read_rows(path)])
+        scored = [{key: value for key, value in row.items() if key != "score"} | {"fold": fold}
+                  for fold, path in zip(plan.folds, paths, strict=True) if all(path.is_file() for path in paths)
+                  for row in read_rows(path)]
+    write_scoring(name, classes, plan.seed_folder(seed), scored)
 
 
 def _settings(plan: CrossValidation) -> dict[str, Any]:
@@ -147,7 +155,3 @@ def _settings(plan: CrossValidation) -> dict[str, Any]:
 def _over_seeds(means: Sequence[float]) -> dict[str, Any]:
     sd = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
     return {"mean": float(np.mean(means)), "sd": sd, "by_seed": list(means)}
-
-
-def _case_id(name: str) -> str:
-    return split_volume_name(name, (*VOLUME_SUFFIXES, ".npy"))[0]

@@ -4,6 +4,7 @@ import datetime
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from src.overrides import apply_overrides, plain
 logger = logging.getLogger(__name__)
 
 _PLAN_NAME = "recipe.json"
+_ARGUMENTS_NAME = "args.json"
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class RunPlan:
         run_dir: folder for all that the run writes.
         recipe_name: key in `RECIPES`.
         recipe: checked settings.
-        data_path: folder with `img/` and `gt/`.
-        train_names, validation_names: image file names; the latter may be empty.
+        data_path: folder of the data set.
+        train_names, validation_names: names of the cases as split files have them; the latter may be empty.
         resumed: whether the run folder was there before.
         problems: what is wrong with the split files; `build.check_data` lists it with the problems of the cases.
         commands: command lines of the earlier starts.
@@ -60,15 +62,34 @@ class RunPlan:
         """Return a hash of both splits: of the training cases, then of the validation cases."""
         return f"{split_hash(self.train_names)}-{split_hash(self.validation_names)}"
 
-    def save(self, backend: dict[str, Any]) -> None:
-        """Write `train.csv`, `val.csv` and, last, `recipe.json`: a folder with the latter is a run."""
+    def save(self, backend: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> None:
+        """Write `train.csv`, `val.csv`, `args.json` and, last, `recipe.json`: a folder with the latter is a run.
+
+        `args.json` has all `arguments` of the command line and all keys of the recipe side by side. Of a resumed run
+        those that were not given again stay as they were.
+        """
         if not self.resumed:
             write_split(self.run_dir / "train.csv", self.train_names)
             if self.validation_names:
                 write_split(self.run_dir / "val.csv", self.validation_names)
+        write_json(self.run_dir / _ARGUMENTS_NAME, {
+            **self._merged(arguments or {}), "recipe": self.recipe_name, "run_dir": str(self.run_dir),
+            **plain(self.recipe)})
         write_json(self.run_dir / _PLAN_NAME, {
             **self.checkpoint_state(), "backend": backend, "commands": [*self.commands, sys.argv],
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds")})
+
+    def _merged(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of this start, of a resumed run over those of the start before."""
+        path = self.run_dir / _ARGUMENTS_NAME
+        if not self.resumed or not path.is_file():  # runs of earlier versions have no such file
+            return dict(arguments)
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: not as a run writes it ({error}); restore it, or delete it") from error
+        return {**earlier, **{name: value for name, value in arguments.items()
+                              if name not in earlier or value not in (None, [])}}
 
 
 def new_plan(recipe_name: str, recipe: EasyDict, data_path: str | None, train_split: str | None,
@@ -84,7 +105,7 @@ def new_plan(recipe_name: str, recipe: EasyDict, data_path: str | None, train_sp
         UserError: a missing argument or data folder, or a run folder in use.
     """
     if not data_path or not train_split:
-        raise UserError("a new run needs --data_path (the folder with img/ and gt/) and --train_split_file_path")
+        raise UserError("a new run needs --data_path (the folder of the data set) and --train_split_file_path")
     folder = Path(run_dir) if run_dir else _default_run_dir(recipe_name)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--run_dir {folder}: is a file, expected a folder or a new name")
@@ -92,7 +113,7 @@ def new_plan(recipe_name: str, recipe: EasyDict, data_path: str | None, train_sp
         raise UserError(f"run folder {folder}: holds a run already; continue it with --resume {folder}, "
                         "or name another with --run_dir")
     if not Path(data_path).is_dir():
-        raise UserError(f"--data_path {data_path}: no such folder; expected the one that holds img/ and gt/")
+        raise UserError(f"--data_path {data_path}: no such folder; expected the one of the data set")
     train, problems = split_problems(Path(train_split))
     validation: list[str] = []
     if recipe.fold >= 0:

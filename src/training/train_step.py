@@ -19,12 +19,12 @@ _LARGEST_SCALE = 2.0**24
 class TrainStep(nn.Cell):
     """Train `network` on one batch.
 
-    Called with image (N, 1, X, Y, Z), label (N, X, Y, Z) and the rate (scalar fp32); returns the loss, whether the
-    update was applied (False: the gradients overflowed and the step was skipped), the global gradient norm before
-    clipping, and the loss scale used. With several ranks loss and gradients are means over them, so all ranks return
-    the same and skip the same steps. Its parameters are all that a checkpoint has to hold: the network's, the
-    optimiser's, dropout counters, the loss scale, and with `ema_decay` the average of the weights, updated after each
-    applied update.
+    Called with image (N, C, X, Y, Z), label (N, X, Y, Z), or pictures (N, C, H, W) and their label (N, H, W), and the
+    rate (scalar fp32); returns the loss, whether the update was applied (False: the gradients overflowed and the step
+    was skipped), the global gradient norm before clipping, and the loss scale used. With several ranks loss and
+    gradients are means over them, so all ranks return the same and skip the same steps. Its parameters are all that a
+    checkpoint has to hold: the network's, the optimiser's, dropout counters, the loss scale, and with `ema_decay` the
+    average of the weights, updated after each applied update.
 
     Args:
         network: gives logits, or whatever `loss` takes for them.

@@ -71,6 +71,7 @@ class EpochSummary:
     seconds: float
     stall_seconds: float
     val_dice: float = math.nan
+    val_loss: float = math.nan
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from src.data.augment import Augmentation
+from src.data.augment_slices import SliceAugmentation
 from src.data.case import Case
 from src.data.data_manager import Sample
 from src.data.dataset import BatchLoader, StreamedSamples
@@ -231,6 +232,36 @@ def test_an_error_in_the_loader_thread_is_raised_and_the_thread_ends():
     next(epoch)
     epoch.close()  # leaving early must not leave the thread behind
     assert set(threading.enumerate()) <= set(before)
+
+
+def test_weights_decide_how_often_a_sample_is_drawn():
+    samples = make_samples(10, shape=(1, 1, 1))
+    weights = np.array([0.5, 0.3, 0.2, *[0] * 7])
+    loader = BatchLoader(samples, 4, seed=1, weights=weights)
+    assert loader.steps_per_epoch == 3  # as many as there are samples, filled up to whole batches
+    drawn = np.stack([loader.order(epoch).ravel() for epoch in range(400)])
+    assert np.array_equal(drawn[:, 10:], drawn[:, :2])
+    # The counts of 4000 draws are within four of their standard deviations.
+    counts = np.bincount(drawn[:, :10].ravel(), minlength=10)
+    assert np.all(np.abs(counts - 4000 * weights) <= 4 * np.sqrt(4000 * weights * (1 - weights)))
+    assert np.array_equal(loader.order(7), BatchLoader(samples, 4, seed=1, weights=weights).order(7))
+    assert not np.array_equal(loader.order(7), BatchLoader(samples, 4, seed=2, weights=weights).order(7))
+    two = [BatchLoader(samples, 2, seed=1, rank=r, world_size=2, weights=weights).order(7) for r in range(2)]
+    assert np.array_equal(np.concatenate(two, axis=1), loader.order(7))
+    with pytest.raises(ValueError, match="3 weights for 10 samples"):
+        BatchLoader(samples, 4, seed=1, weights=weights[:3])
+
+
+def test_pictures_keep_their_channels_and_are_augmented():
+    grid = Geometry((6, 4, 1))
+    samples = [dataclasses.replace(sample, image=np.stack([sample.image] * 3), block=grid)
+               for sample in make_samples(2, shape=(4, 6))]
+    plain, mirrored = (next(BatchLoader(samples, 2, seed=1, augmentation=augmentation).epoch(0))
+                       for augmentation in (None, SliceAugmentation(flip_x=1)))
+    assert plain.image.shape == (2, 3, 4, 6) and plain.label.shape == (2, 4, 6)
+    assert np.array_equal(mirrored.image, plain.image[..., ::-1])
+    one_channel = [dataclasses.replace(sample, image=sample.image[0]) for sample in samples]
+    assert next(BatchLoader(one_channel, 2, seed=1).epoch(0)).image.shape == (2, 1, 4, 6)
 
 
 def test_no_samples():

@@ -10,7 +10,8 @@ from mindspore import Tensor
 from src.backend import Backend, create_backend
 from src.checkpoint import save_checkpoint
 from src.inference.bundle import Bundle, read_bundle
-from src.inference.export import SAMPLE_DATA, export_checkpoint
+from src.inference.export import export_checkpoint
+from src.inference.golden import SAMPLE_DATA
 from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
 from src.networks import build_network
 from src.overrides import load_recipe, plain

@@ -11,7 +11,7 @@ from src.data import Case, build_manager
 from src.errors import UserError
 from src.inference.compose import load_predictor, wrap_predictor
 from src.inference.evaluate import load_native, segment
-from src.inference.export import SAMPLE_DATA
+from src.inference.golden import SAMPLE_DATA
 from src.inference.predictor import NetworkPredictor
 from src.inference.tta import MirrorPredictor
 from src.overrides import load_recipe

@@ -46,8 +46,8 @@ def test_rows_and_callback(cases):
     # 8 x 9 x 10 mm radii hold 4/3 pi 720 mm^3 = 3.016 ml; a voxel is 1.875 mm^3.
     assert rows[0]["volume_ml_reference"] == pytest.approx(3.016, rel=0.02)
     assert all(row["dice"] > 0.9 for row in rows)
-    case_id, image, mask, reference, grid = seen[0]
-    assert case_id == "Case00"
+    case, image, mask, reference, grid = seen[0]
+    assert case is cases[0]
     assert image.max() == 1000
     assert image.shape == mask.shape == reference.shape == GRID.size
     assert mask.dtype == np.uint8

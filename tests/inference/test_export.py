@@ -23,7 +23,8 @@ from src.inference.bundle import (
     write_checksums,
 )
 from src.inference.evaluate import load_native
-from src.inference.export import SAMPLE_DATA, compare_kernels, export_checkpoint, golden_case
+from src.inference.export import compare_kernels, export_checkpoint
+from src.inference.golden import SAMPLE_DATA, golden_case
 from src.inference.predictor import MindIRPredictor, NetworkPredictor, load_checkpoint_predictor, recipe_of
 from src.inference.tta import MirrorPredictor
 from src.ops.select import stock_kernels

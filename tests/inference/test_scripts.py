@@ -11,7 +11,7 @@ import export as export_script
 import predict as predict_script
 from src.data.split import write_split
 from src.errors import UserError
-from src.inference.export import SAMPLE_DATA
+from src.inference.golden import SAMPLE_DATA
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from src.data.geometry import Geometry
 from src.data.volume_files import read_volume, write_volume
 from src.errors import DataError, UserError
-from src.inference.volumes import find_volumes, predict_volumes
+from src.inference.volumes import predict_volumes
 from tests.data.helpers import OBLIQUE
 from tests.inference.helpers import (
     GRID,
@@ -24,10 +24,11 @@ from tests.inference.helpers import (
 )
 
 TILTED = Geometry((30, 24, 18), (1.1, 1.3, 1.9), (-57.68, 82.36, -27.08), OBLIQUE.direction)
+RECIPE = {"task": "promise12"}
 
 
 def predict(source, output, predictor=None):
-    return predict_volumes(predictor or bright(), MANAGER, source, output, {"task": "promise12"}, "a test")
+    return predict_volumes(predictor or bright(), MANAGER, source, output, RECIPE, "a test")
 
 
 @pytest.mark.parametrize("name", ["a.mhd", "a.mha", "a.nii", "a.nii.gz", "two.dots.nii.gz"])
@@ -121,7 +122,7 @@ def test_every_kind_of_write_failure_is_one_files_problem(three, tmp_path, monke
             raise error
         write_volume(path, *arguments)
 
-    monkeypatch.setattr("src.inference.volumes.write_volume", write)
+    monkeypatch.setattr("src.data.data_manager.write_volume", write)
     with pytest.raises(DataError) as caught:
         predict(three, tmp_path / "out")
     (problem,) = caught.value.problems
@@ -181,21 +182,11 @@ def test_empty_prediction_is_written(tmp_path):
 def test_classes_are_written_and_their_volumes_logged(tmp_path, caplog):
     write_volume(tmp_path / "in" / "a.mha", bright_volume(GRID, (8, 9, 10))[0], GRID)
     with caplog.at_level(logging.INFO):
-        (written,) = predict_volumes(bright_halves(), THREE_CLASSES, tmp_path / "in", tmp_path / "out", {}, "a test")
+        (written,) = predict_volumes(bright_halves(), THREE_CLASSES, tmp_path / "in", tmp_path / "out", RECIPE, "test")
     mask, _ = read_volume(written)
     first, second = (np.sum(mask == number) * 1.875 / 1000 for number in (1, 2))
     assert min(first, second) > 1  # of 3.016 ml
     assert f"foreground {first + second:.2f} ml (class 1: {first:.2f}, class 2: {second:.2f}) -> " in caplog.text
-
-
-def test_nothing_to_predict(tmp_path):
-    with pytest.raises(UserError, match="no such file or folder"):
-        find_volumes(tmp_path / "none")
-    with pytest.raises(UserError, match="no volume .* in this folder"):
-        find_volumes(tmp_path)
-    (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(UserError, match=r"a.txt: no volume, expected one of .mhd"):
-        find_volumes(tmp_path / "a.txt")
 
 
 def test_output_that_is_a_file(tmp_path):

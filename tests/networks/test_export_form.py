@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.networks.export_form import exportable
+from src.networks.export_form import ExportablePool, exportable
 from src.ops.activation import ExportableELU
 
 
@@ -52,3 +52,24 @@ def test_twin_has_weights_of_its_own_under_the_same_names():
 def test_what_has_no_exportable_form_is_refused():
     with pytest.raises(ValueError, match="bare ELU"):
         exportable(nn.ELU())
+
+
+def test_pooling_with_a_border_has_another_form():
+    class Pooled(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.items = nn.CellList([nn.MaxPool2d(3, 2, pad_mode="pad", padding=1), nn.MaxPool2d(2, 2)])
+
+        def construct(self, x: Tensor) -> Tensor:
+            for item in self.items:
+                x = item(x)
+            return x
+
+    network = Pooled()
+    twin = exportable(network)
+    assert count(twin, ExportablePool) == 1
+    assert count(network, ExportablePool) == 0
+    x = np.random.default_rng(0).random((1, 2, 8, 12)).astype(np.float32)
+    np.testing.assert_array_equal(twin(Tensor(x)).asnumpy(), network(Tensor(x)).asnumpy())
+    rows = x[:, :, :4].max(axis=2)  # of the first window of the second pooling: rows -1 to 3
+    np.testing.assert_array_equal(twin(Tensor(x)).asnumpy()[:, :, 0, 0], rows[:, :, :4].max(axis=2))

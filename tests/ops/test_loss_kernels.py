@@ -72,6 +72,22 @@ def test_labels_need_not_be_0_and_1(library):
                                rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (33, 31), (256, 256)])
+def test_pictures_and_a_lone_logit(library, size):
+    """Logits (N, 2, H, W), and (N, 1, H, W) of class 1 beside a background of 0."""
+    logits, label = volumes(3, (1, *size))
+    logits, label = logits[:, :, 0], label[:, 0].astype(np.float32)
+    lone = np.ascontiguousarray(logits[:, 1:])
+    both = np.concatenate([np.zeros_like(lone), lone], axis=1)
+    np.testing.assert_array_equal(sums(library, lone, label), sums(library, both, label))
+    np.testing.assert_allclose(sums(library, logits, label), expected_sums(logits, label), rtol=1e-6, atol=1e-6)
+    dsums = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    found = gradient(library, dsums, lone, label)
+    np.testing.assert_array_equal(found, gradient(library, dsums, both, label)[:, 1:])
+    np.testing.assert_allclose(found[:, None], expected_gradient(dsums, both[:, :, None], label[:, None])[:, 1:],
+                               rtol=2e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1e-6, 20.0, 80.0, 100.0, 1e4, 1e30])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_logits_of_any_size_stay_accurate(library, size, sign):
@@ -106,5 +122,5 @@ def test_what_cannot_be_is_refused(library):
         sums(library, logits, label[:1])
     with pytest.raises(RuntimeError, match="label of type float64"):
         sums(library, logits, label.astype(np.float64))
-    with pytest.raises(RuntimeError, match=r"\(N, 2, X, Y, Z\)"):
-        sums(library, logits[:, :1], label)
+    with pytest.raises(RuntimeError, match=r"logits have to be \(N, 2, ...\), or \(N, 1, ...\)"):
+        sums(library, logits[:, [0, 1, 1]], label)

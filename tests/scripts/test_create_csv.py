@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from src.data.split import PROMISE12_VALIDATION, read_split
+from tests.pictures import make_drive, make_em, make_lgg
 
 REPO = Path(__file__).parents[2]
 
@@ -61,3 +62,36 @@ def test_split_of_a_decathlon_folder(tmp_path, options):
     assert create(tmp_path / "out", 1, "--data_path", tmp_path / "data", *options).returncode == 0
     train, validation = read_split(tmp_path / "out" / "train.csv"), read_split(tmp_path / "out" / "val.csv")
     assert (len(train), sorted(train + validation)) == (8, names)
+
+
+def names_of(folder):
+    return read_split(folder / "train.csv"), read_split(folder / "val.csv")
+
+
+def test_patients_of_lgg(tmp_path):
+    patients = make_lgg(tmp_path / "data", patients=13, slices=1, size=8)
+    assert create(tmp_path / "out", 1, "--data_path", tmp_path / "data").returncode == 0
+    train, validation = names_of(tmp_path / "out")
+    assert (len(validation), sorted(train + validation)) == (2, patients)  # a sixth
+    options = ("--task", "lgg", "--validation_share", 0.5)
+    assert create(tmp_path / "out", 1, "--data_path", tmp_path / "data", *options).returncode == 0
+    assert len(names_of(tmp_path / "out")[1]) == 6
+    result = create(tmp_path / "out", 0, "--data_path", tmp_path / "data")
+    assert result.returncode == 2 and "lgg has no fixed validation cases; give RANDOM 1" in result.stderr
+
+
+def test_drives_own_division_or_a_drawn_one(tmp_path):
+    training, test = make_drive(tmp_path / "data", training=4, test=2)
+    assert create(tmp_path / "out", 0, "--data_path", tmp_path / "data").returncode == 0
+    assert names_of(tmp_path / "out") == (training, test)
+    assert create(tmp_path / "out", 1, "--data_path", tmp_path / "data" / "training").returncode == 0
+    train, validation = names_of(tmp_path / "out")
+    assert (len(validation), sorted(train + validation)) == (1, training)
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_a_fifth_of_the_em_slices(tmp_path, stack):
+    names = make_em(tmp_path / "data", slices=10, size=16, stack=stack)
+    assert create(tmp_path / "out", 1, "--data_path", tmp_path / "data").returncode == 0
+    train, validation = names_of(tmp_path / "out")
+    assert (len(validation), sorted(train + validation)) == (2, names)

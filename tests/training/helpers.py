@@ -26,6 +26,18 @@ class PointNetwork(nn.Cell):
         return ops.cat((ops.zeros_like(logit), logit), axis=1)
 
 
+class PictureNetwork(nn.Cell):
+    """A logit (N, 1, H, W) = weight * (the channels' sum) from pictures (N, C, H, W), with three heads in training."""
+
+    def __init__(self, weight: float = 0.5):
+        super().__init__()
+        self.weight = Parameter(Tensor(np.full((1, 1), weight, np.float32)), name="weight")
+
+    def construct(self, x: Tensor) -> Any:
+        logit = x.sum(axis=1, keepdims=True) * self.weight.reshape(1, 1, 1, 1)
+        return (logit, 2 * logit, 3 * logit) if self.training else logit
+
+
 class SquareLoss(nn.Cell):
     """Mean of (logit - label)² / 2: its gradient by hand is mean((logit - label) * x)."""
 

@@ -27,16 +27,18 @@ class StepWithParameter(FakeStep, nn.Cell):
         self.weight = Parameter(Tensor(np.arange(3, dtype=np.float32)), name="weight")
 
 
-def run(tmp_path, *overrides, dices=(), state=None, epochs=4, applied=True):
-    recipe = load_recipe(overrides=[f"epochs={epochs}", *overrides])
+def run(tmp_path, *overrides, dices=(), losses=(), state=None, epochs=4, applied=True, name="vnet_promise12"):
+    recipe = load_recipe(name, overrides=[f"epochs={epochs}", *overrides])
     scores = iter(dices)
     overlay = np.full((2, 3, 3), 7, np.uint8)
-    saver = CheckpointSaver(tmp_path / "ckpt", {"recipe": {"epochs": epochs}}, recipe.save_every,
+    saver = CheckpointSaver(tmp_path / "ckpt", {"recipe": {"epochs": epochs}, "recipe_name": name}, recipe.save_every,
                             recipe.keep_checkpoint_max)
-    callbacks = [LossLog(), ProgressBar(), History(tmp_path), saver]
+    callbacks = [LossLog(), ProgressBar(), History(tmp_path, pictures=name.startswith("unet2d")), saver]
     if dices:
+        of_losses = iter(losses)
         callbacks.insert(2, Validation(lambda: ValidationResult(next(scores), {}, overlay), recipe.val_every,
-                                       saver.save_best, recipe.early_stopping))
+                                       saver.save_best, recipe.early_stopping,
+                                       (lambda: next(of_losses)) if losses else None))
     step = StepWithParameter([0.5, 0.25])
     step.applied = applied
     trainer = Trainer(step, FakeLoader(), 1.0, recipe, callbacks, state)
@@ -130,7 +132,8 @@ def test_checkpoints_every_n_epochs_newest_kept(tmp_path):
     assert epochs_saved(tmp_path / "all") == [1, 2, 3]
     assert (tmp_path / "all" / "ckpt" / "checkpoint_vnet-3_2.ckpt").is_file()
     state = load_checkpoint(tmp_path / "all" / "ckpt" / "checkpoint_vnet-2_2.ckpt").state
-    assert state == {"recipe": {"epochs": 3}, **TrainingState(epoch=2, step=4).to_dict()}
+    assert state == {"recipe": {"epochs": 3}, "recipe_name": "vnet_promise12",
+                     **TrainingState(epoch=2, step=4).to_dict()}
 
 
 def test_skipped_steps_reach_log_history_and_checkpoint(tmp_path, caplog):
@@ -150,13 +153,51 @@ def test_a_resumed_history_drops_what_came_after(tmp_path):
 
 def test_tensorboard_has_scalars_and_the_overlay(tmp_path):
     run(tmp_path, "val_every=1", dices=(0.5, 0.75), epochs=2)
-    events = (event for path in (tmp_path / "tensorboard").iterdir() for event in read_events(path))
-    values = [(event.step, value) for event in events for value in event.summary.value]
-    scalars = {(step, v.tag): v.simple_value for step, v in values if v.HasField("simple_value")}
+    scalars, images = board(tmp_path)
     assert scalars[2, "loss"] == scalars[4, "loss"] == 0.375
     assert (scalars[2, "val_dice"], scalars[4, "val_dice"]) == (0.5, 0.75)
-    images = [v.image for _, v in values if v.HasField("image")]
-    assert [(image.height, image.width) for image in images] == [(2, 3)] * 2
+    assert images == [("validation", 2, 3)] * 2
+
+
+def test_runs_on_pictures_have_the_validation_loss(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run(tmp_path, "val_every=2", dices=(0.5, 0.75), losses=(0.625, 0.25), epochs=4, name="unet2d_lgg")
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["val_dice"].fillna(-1).tolist() == [-1, 0.5, -1, 0.75]
+    assert history["val_loss"].fillna(-1).tolist() == [-1, 0.625, -1, 0.25]
+    scalars, images = board(tmp_path)
+    assert {tag for _, tag in scalars} == {"loss", "lr", "grad_norm", "stall_share", "val_loss", "val_dsc"}
+    assert (scalars[4, "val_loss"], scalars[4, "val_dsc"]) == (0.625, 0.5)
+    assert (scalars[8, "val_loss"], scalars[8, "val_dsc"]) == (0.25, 0.75)
+    assert images == [("overlay", 2, 3)] * 2
+    assert "epoch: 2 validation dice: 0.5000 (best so far), loss: 0.6250" in caplog.messages
+    assert [path.name for path in list_checkpoints(tmp_path / "ckpt")][-1] == "checkpoint_unet-4_2.ckpt"
+
+
+def test_the_loss_is_drawn_when_a_run_on_pictures_ends(tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(history):
+        drawn.append((history["epoch"].tolist(), history["loss"].tolist()))
+        return b"picture"
+
+    monkeypatch.setattr("src.training.callbacks.training_loss_png", draw)
+    run(tmp_path, epochs=2, name="unet2d_drive")
+    assert drawn == [([1, 2], [0.375, 0.375])]
+    assert (tmp_path / "training_loss.png").read_bytes() == b"picture"
+    run(tmp_path, epochs=3, name="unet2d_drive", state=TrainingState(epoch=1, step=2))
+    assert drawn[1][0] == [1, 2, 3]
+    run(tmp_path / "volumes", epochs=1)
+    assert not (tmp_path / "volumes" / "training_loss.png").exists()
+    assert len(drawn) == 2
+
+
+def board(folder):
+    """Return the scalars by step and tag, and tag, height and width of each image."""
+    events = (event for path in (folder / "tensorboard").iterdir() for event in read_events(path))
+    values = [(event.step, value) for event in events for value in event.summary.value]
+    return ({(step, v.tag): v.simple_value for step, v in values if v.HasField("simple_value")},
+            [(v.tag, v.image.height, v.image.width) for _, v in values if v.HasField("image")])
 
 
 def read_events(path):

@@ -154,8 +154,8 @@ def test_shared_validation_equals_that_of_one_rank(run, kernels_in_use, graph_mo
     assert checkpoint.state["best_dice"] == rows["val_dice"].max() > 0
     # Ranks above 0 come to the same result, and write nothing but their log.
     assert f"epoch: 2 validation dice: {rows['val_dice'][1]:.4f}" in (run / "train_rank1.log").read_text()
-    assert {path.name for path in run.iterdir()} == {"ckpt", "history.csv", "recipe.json", "tensorboard", "train.csv",
-                                                     "train_rank0.log", "train_rank1.log", "val.csv"}
+    assert {path.name for path in run.iterdir()} == {"args.json", "ckpt", "history.csv", "recipe.json", "tensorboard",
+                                                     "train.csv", "train_rank0.log", "train_rank1.log", "val.csv"}
 
 
 def test_resumes_with_another_number_of_ranks(run, tmp_path):

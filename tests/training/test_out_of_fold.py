@@ -10,6 +10,7 @@ from src.data.split import fold_split
 from src.errors import DataError, UserError
 from src.metrics.cases import evaluate_case, write_metrics_csv, write_rows
 from src.metrics.promise12 import KEYS, region_metrics
+from src.metrics.rand import THRESHOLDS
 from src.training.cross_validation import plan_cross_validation, run_fold
 from src.training.out_of_fold import collect
 from tests.training.cross_validation_stand_in import CASES, given, processes, read, row_of  # noqa: F401
@@ -158,6 +159,26 @@ def test_promise12_out_of_fold(run_plan):
     other = run_plan(eval_changes=("scoring=none",))
     collect(other)
     assert not list(other.output.rglob("promise12*")), "tables of another evaluation"
+
+
+def test_pictures_out_of_fold(given, processes):
+    given["split_path"].write_text("".join(f"Case{number:02d}.png\n" for number in range(7)))
+    plan = plan_cross_validation(recipe_name="unet2d_em", folds=3, changes=["scoring=patients"], **given)
+    for fold in plan.folds:
+        run_fold(plan, 1, fold)
+    assert collect(plan)["dice"]["mean"] == pytest.approx(0.53)
+    assert (plan.output / "seed1" / "dsc.png").read_bytes().startswith(b"\x89PNG")
+    assert "distances given in mm are pixels here" in (plan.output / "seed1" / "report.html").read_text()
+    scored = plan_cross_validation(recipe_name="unet2d_em", folds=3, changes=["scoring=patients"],
+                                   eval_changes=("scoring=rand",), **given)
+    keys = ["rand_error", "rand_split", "rand_merge", *THRESHOLDS]
+    for fold in plan.folds:
+        run_fold(scored, 1, fold)
+        rows = [{"case_id": name[:-4], **dict.fromkeys(keys, 0.25), "flag": ""} for name in scored.fold_names(fold)[1]]
+        write_rows(scored.evaluation_folder(1, fold) / "rand.csv", rows, ["case_id", *keys, "flag"])
+    collect(scored)
+    assert [int(line["fold"]) for line in table(plan.output / "seed1" / "rand.csv")] == [0, 0, 0, 1, 1, 2, 2]
+    assert not (plan.output / "seed1" / "dsc.png").exists(), "a chart of another evaluation"
 
 
 def test_an_evaluation_by_hand_changes_nothing(run_plan):

@@ -97,6 +97,27 @@ def test_a_saved_run_is_found_again_and_not_overwritten(data):
         resumed_plan(str(data))
 
 
+def test_all_arguments_and_settings_are_beside_each_other(data):
+    given = {"recipe": None, "epochs": None, "data_path": "data", "device_target": "CPU", "set": ["lr=0.25"],
+             "resume": None, "run_dir": None}
+    plan_of(data, "lr=0.25", "epochs=3").save({}, given)
+    path = data / "run" / "args.json"
+    saved = json.loads(path.read_text())
+    assert saved == {**given, **load_recipe(overrides=["lr=0.25", "epochs=3"]), "recipe": "vnet_promise12",
+                     "run_dir": str(data / "run")}
+    assert (saved["epochs"], saved["set"]) == (3, ["lr=0.25"])
+    # Resumed: what was not given again stays.
+    again = {**given, "data_path": None, "set": [], "resume": str(data / "run"), "device_target": "GPU"}
+    resumed_plan(str(data / "run"), epochs=5).save({}, again)
+    assert json.loads(path.read_text()) == {**saved, "epochs": 5, "device_target": "GPU", "resume": str(data / "run")}
+    path.unlink()  # as in a run of an earlier version
+    resumed_plan(str(data / "run")).save({}, again)
+    assert json.loads(path.read_text())["data_path"] is None
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"args\.json: not as a run writes it"):
+        resumed_plan(str(data / "run")).save({}, again)
+
+
 def test_a_resumed_run_keeps_its_cases(data):
     plan_of(data).save({})
     resumed_plan(str(data / "run"), train_split=str(data / "train.csv"))

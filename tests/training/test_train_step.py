@@ -7,12 +7,13 @@ from mindspore import Tensor, nn, ops
 
 from src.backend import Backend
 from src.data.dataset import Batch
+from src.losses import build_loss
 from src.overrides import load_recipe
 from src.training import train_step as module
 from src.training.optimizer import build_optimizer
 from src.training.train_step import TrainStep
 from src.training.trainer import Trainer
-from tests.training.helpers import PointNetwork, SquareLoss
+from tests.training.helpers import PictureNetwork, PointNetwork, SquareLoss
 
 X = np.array([1.0, 2.0], np.float32).reshape(1, 1, 2, 1, 1)
 LABEL = np.array([0.0, 3.0], np.float32).reshape(1, 2, 1, 1)
@@ -191,6 +192,30 @@ def test_half_precision_keeps_fp32_weights_and_learns_the_same():
     np.testing.assert_allclose(updates[0], [0.5, 0.5 + 0.1 * 1.7875], atol=1e-6)
     np.testing.assert_allclose(updates[1], updates[0], atol=1e-3)
     assert not np.array_equal(updates[0], updates[1])  # fp16 was really used
+
+
+@pytest.mark.parametrize(("level", "served"), [("O0", False), ("O0", True), ("O2", False)])
+def test_heads_of_pictures_are_trained_together(level, served, request):
+    """The mean of the cross-entropies of three heads, logits k times weight times the channels' sum."""
+    if served:
+        request.getfixturevalue("kernels_in_use")
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
+    label = (rng.random((2, 5, 4)) > 0.5).astype(np.float32)
+    recipe = load_recipe("unet2d_lgg", overrides=["loss=bce", "optimizer=sgd"])
+    network = PictureNetwork(0.5)
+    step = TrainStep(network, build_loss(recipe), recipe, Backend("CPU", amp_level=level, loss_scaling="fixed"))
+    step.set_train()
+    loss, applied, *_ = step(Tensor(image), Tensor(label), Tensor(0.1, ms.float32))
+    total = image.sum(axis=1, dtype=np.float64)
+    logits = [k * 0.5 * total for k in (1, 2, 3)]
+    expected = np.mean([(np.logaddexp(0, z) - label * z).mean() for z in logits])
+    gradient = np.mean([(k * total * (1 / (1 + np.exp(-z)) - label)).mean() for k, z in zip((1, 2, 3), logits,
+                                                                                          strict=True)])
+    tolerance = 1e-5 if level == "O0" else 2e-3
+    assert applied.asnumpy()
+    assert loss.asnumpy() == pytest.approx(expected, rel=tolerance)
+    assert network.weight.asnumpy().item() == pytest.approx(0.5 - 0.1 * gradient, rel=tolerance)
 
 
 def test_parameters_hold_all_that_a_checkpoint_needs():

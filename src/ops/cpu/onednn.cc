@@ -54,9 +54,20 @@ memory::desc describe(const Key& dims, Tag tag) { return {dims, memory::data_typ
 
 Tag plain_tag(size_t rank) { return rank == 5 ? Tag::abcde : Tag::abcd; }
 
-Tag activation_tag(const Convolution& convolution) {
-  if (convolution.layout == Layout::plain) return plain_tag(convolution.src.size());
+Tag activation_tag(const Convolution& convolution, bool is_src) {
+  bool plain = convolution.layout == Layout::plain || (is_src && convolution.plain_src);
+  if (plain) return plain_tag(convolution.src.size());
   return convolution.src.size() == 5 ? Tag::nCdhw16c : Tag::nChw16c;
+}
+
+// Of the weights in the caller's memory.
+memory::desc describe_weights(const Convolution& form) {
+  if (form.weight_channels == 0) return describe(form.weights, plain_tag(form.weights.size()));
+  Key strides(form.weights.size(), 1);
+  for (size_t i = strides.size() - 1; i > 0; --i) {
+    strides[i - 1] = strides[i] * (i == 1 ? form.weight_channels : form.weights[i]);
+  }
+  return {form.weights, memory::data_type::f32, strides};
 }
 
 int64_t floats_of(const memory::desc& desc) {
@@ -69,7 +80,7 @@ struct Operand {
   bool is_result, moved, padded;
   int64_t inside_floats;
   memory outside, inside, place;
-  dnnl::reorder move;
+  dnnl::reorder move, fetch;  // fetch: brings what the result is added to
 
   Operand(bool is_result, const memory::desc& outside_desc, const memory::desc& inside_desc,
           const Key& offset)
@@ -79,6 +90,7 @@ struct Operand {
         place(padded ? inside_desc.submemory_desc(outside_desc.get_dims(), offset) : inside_desc, engine(),
               DNNL_MEMORY_NONE) {
     if (moved) move = is_result ? dnnl::reorder(place, outside) : dnnl::reorder(outside, place);
+    if (moved && is_result) fetch = dnnl::reorder(outside, place);
   }
 
   void attach(float* data) {
@@ -111,13 +123,19 @@ struct Plan {
   std::unordered_map<int, memory> arguments;
 };
 
-// What oneDNN offers for a pass when the activations are laid out as `tag` says; `any` leaves the choice to it.
-dnnl::primitive_desc offer(Pass pass, const Convolution& form, bool has_bias, Tag tag) {
+// What oneDNN offers for a pass when the activations are laid out as the caller's, or, `free`, as it likes.
+dnnl::primitive_desc offer(Pass pass, const Convolution& form, bool has_bias, bool free) {
   const auto direct = dnnl::algorithm::convolution_direct;
-  memory::desc src = describe(form.src, tag), dst = describe(form.dst, tag);
+  memory::desc src = describe(form.src, free ? Tag::any : activation_tag(form, true));
+  memory::desc dst = describe(form.dst, free ? Tag::any : activation_tag(form, false));
   memory::desc weights = describe(form.weights, Tag::any), bias = describe({form.weights[0]}, Tag::a);
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (form.sum) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.0f);
+    attributes.set_post_ops(sum);
+  }
   using Forward = dnnl::convolution_forward::primitive_desc;
   if (pass == Pass::forward && has_bias) {
     return Forward(engine(), dnnl::prop_kind::forward_training, direct, src, weights, bias, dst, form.stride,
@@ -154,17 +172,17 @@ dnnl::primitive_desc choose(Pass pass, Convolution& form, bool has_bias) {
   if (form.layout == Layout::blocked) {
     // The caller's layout spares the reorders. AVX2 kernels have blocks of eight channels: those need them.
     try {
-      dnnl::primitive_desc offered = offer(pass, form, has_bias, activation_tag(form));
+      dnnl::primitive_desc offered = offer(pass, form, has_bias, false);
       if (is_fast(offered)) return offered;
     } catch (const dnnl::error&) {
     }
   }
-  dnnl::primitive_desc offered = offer(pass, form, has_bias, Tag::any);
+  dnnl::primitive_desc offered = offer(pass, form, has_bias, true);
   if (pass == Pass::backward_weights && !is_fast(offered)) {
     // The weights' gradients of volumes that are padded in depth (AVX2) or smaller than the kernel are left to matrix
     // products, ten times slower.
     Convolution larger = with_padding_inside(form);
-    dnnl::primitive_desc other = offer(pass, larger, has_bias, Tag::any);
+    dnnl::primitive_desc other = offer(pass, larger, has_bias, true);
     if (is_fast(other)) {
       form = larger;
       return other;
@@ -183,9 +201,8 @@ std::unique_ptr<Plan> make_plan(Pass pass, const Convolution& form, bool has_bia
   int arguments[] = {pass == Pass::backward_data ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC,
                      pass == Pass::backward_weights ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS,
                      pass == Pass::forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST};
-  memory::desc outside[] = {describe(form.src, activation_tag(form)),
-                            describe(form.weights, plain_tag(form.weights.size())),
-                            describe(form.dst, activation_tag(form))};
+  memory::desc outside[] = {describe(form.src, activation_tag(form, true)), describe_weights(form),
+                            describe(form.dst, activation_tag(form, false))};
   int result = pass == Pass::forward ? 2 : pass == Pass::backward_data ? 0 : 1;
   for (int i = 0; i < 3; ++i) {
     plan->operands.emplace_back(i == result, outside[i],
@@ -208,7 +225,8 @@ std::unique_ptr<Plan> make_plan(Pass pass, const Convolution& form, bool has_bia
 class PlanCache {
  public:
   Plan& get(Pass pass, const Convolution& form, bool has_bias) {
-    Key key = {static_cast<int64_t>(pass), static_cast<int64_t>(form.layout), has_bias, threads()};
+    Key key = {static_cast<int64_t>(pass), static_cast<int64_t>(form.layout), has_bias, threads(),
+               form.plain_src, form.weight_channels, form.sum};
     for (const Key* part : {&form.src, &form.weights, &form.dst, &form.stride, &form.begin, &form.end}) {
       key.insert(key.end(), part->begin(), part->end());
     }
@@ -259,6 +277,9 @@ void convolve(Pass pass, const Convolution& convolution, const ConvolutionData& 
     Operand& operand = plan.operands[i];
     operand.attach(operand.is_result ? result : const_cast<float*>(given[i]));
     if (!operand.is_result) operand.run_move(stream);
+    if (operand.is_result && operand.moved && convolution.sum) {
+      operand.fetch.execute(stream, operand.outside, operand.place);
+    }
   }
   if (plan.bias) plan.bias.set_data_handle(const_cast<float*>(data.bias));
   if (plan.scratchpad_floats > 0) plan.scratchpad.set_data_handle(scratch(plan.scratchpad_floats));

@@ -1,4 +1,4 @@
-// oneDNN's direct convolutions behind plain pointers, for onednn_conv.cc and onednn_blocked.cc.
+// oneDNN's direct convolutions behind plain pointers, for onednn_conv.cc, onednn_blocked.cc and picture_unit.cc.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,9 @@ struct Convolution {
   std::vector<int64_t> src, weights, dst;
   std::vector<int64_t> stride, begin, end;
   Layout layout = Layout::plain;
+  bool plain_src = false;         // whatever `layout` says of the others
+  int64_t weight_channels = 0;    // input channels of the weights in memory, of which these are some; 0: all of them
+  bool sum = false;               // forward: dst += in place of dst =
 };
 
 struct ConvolutionData {

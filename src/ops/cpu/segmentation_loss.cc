@@ -1,7 +1,7 @@
 // The voxel sums that Dice loss and cross-entropy of two classes are made of, and their gradient, in one pass each.
 //
 // With d = logit1 - logit0 and label g: p = sigmoid(d) is the softmax probability of class 1 and softplus(d) - g d the
-// cross-entropy. All comes from one exponential e = exp(-|d|), which cannot overflow:
+// cross-entropy. A lone logit is d itself. All comes from one exponential e = exp(-|d|), which cannot overflow:
 //   sigmoid(|d|) = 1 / (1 + e), sigmoid(-|d|) = e / (1 + e), softplus(d) = max(d, 0) + log(1 + e).
 #include <cstring>
 #include <stdexcept>
@@ -54,6 +54,12 @@ struct Sums {
   }
 };
 
+// d of a vector of voxels; logit0 is null for a lone logit.
+VNET_INLINE f16 difference(const float* logit0, const float* logit1, int64_t i, int64_t count) {
+  f16 d = load_part(logit1 + i, count);
+  return logit0 ? d - load_part(logit0 + i, count) : d;
+}
+
 // The sums of the voxels of a piece. Of the last, filled-up vector only the lanes that hold voxels are added: empty
 // ones would add log 2 each.
 template <class Label>
@@ -63,14 +69,14 @@ void sum_piece(const float* logit0, const float* logit1, const Label* label, int
     int64_t stop = std::min(count, start + kRun * kLanes);
     Sums sums;
     for (i = start; i + kLanes <= stop; i += kLanes)
-      sums.add(load(logit1 + i) - load(logit0 + i), load_label(label + i));
+      sums.add(difference(logit0, logit1, i, kLanes), load_label(label + i));
     sums.add_to(totals);
   }
   if (i == count) return;
   Label labels[kLanes] = {};
   for (int64_t lane = 0; lane < count - i; ++lane) labels[lane] = label[i + lane];
   Sums sums;
-  sums.add(load_part(logit1 + i, count - i) - load_part(logit0 + i, count - i), load_label(labels));
+  sums.add(difference(logit0, logit1, i, count - i), load_label(labels));
   float lanes[kSums][kLanes];
   store(lanes[0], sums.overlap);
   store(lanes[1], sums.probabilities);
@@ -81,8 +87,8 @@ void sum_piece(const float* logit0, const float* logit1, const Label* label, int
 }
 
 Volume check_two_classes(const Call& call, int logits, int label) {
-  if (call.ranks[logits] < 2 || call.dim(logits, 1) != 2)
-    throw std::invalid_argument("logits have to be (N, 2, X, Y, Z)");
+  if (call.ranks[logits] < 2 || call.dim(logits, 1) < 1 || call.dim(logits, 1) > 2)
+    throw std::invalid_argument("logits have to be (N, 2, ...), or (N, 1, ...)");
   return check_volume(call, logits, label);
 }
 
@@ -90,8 +96,8 @@ Volume check_two_classes(const Call& call, int logits, int label) {
 
 }  // namespace vnet
 
-// Inputs: logits (N, 2, X, Y, Z), label (N, X, Y, Z). Output (N, 4): of each sample Σ p g, Σ p², Σ g² and the voxels'
-// summed cross-entropy.
+// Inputs: logits (N, 2, ...) or (N, 1, ...), label (N, ...). Output (N, 4): of each sample Σ p g, Σ p², Σ g² and the
+// voxels' summed cross-entropy.
 VNET_ENTRY(SegmentationSums) {
   using namespace vnet;
   Volume volume = check_two_classes(call, 0, 1);
@@ -102,9 +108,9 @@ VNET_ENTRY(SegmentationSums) {
   std::fill_n(shares, threads() * values, 0.0);
   with_label(call, 1, [&](auto label) {
     share_rows(volume.samples, volume.voxels, [&](int64_t sample, int64_t begin, int64_t end, int thread) {
-      const float* logit0 = logits + 2 * sample * volume.voxels + begin;
-      sum_piece(logit0, logit0 + volume.voxels, label + sample * volume.voxels + begin, end - begin,
-                shares + thread * values + sample * kSums);
+      const float* logit1 = logits + ((sample + 1) * volume.classes - 1) * volume.voxels + begin;
+      sum_piece(volume.classes == 2 ? logit1 - volume.voxels : nullptr, logit1, label + sample * volume.voxels + begin,
+                end - begin, shares + thread * values + sample * kSums);
     });
   });
   for (int64_t i = 0; i < values; ++i) {
@@ -127,19 +133,20 @@ VNET_ENTRY(SegmentationSumsGrad) {
     share_rows(volume.samples, volume.voxels, [&](int64_t sample, int64_t begin, int64_t end, int) {
       const float* ds = dsums + sample * kSums;
       f16 of_overlap = set1(ds[0]), of_probabilities = set1(2 * ds[1]), of_entropy = set1(ds[3]);
-      int64_t first = 2 * sample * volume.voxels, second = first + volume.voxels;
+      bool two = volume.classes == 2;
+      int64_t second = ((sample + 1) * volume.classes - 1) * volume.voxels, first = second - volume.voxels;
       const Label* labels = label + sample * volume.voxels;
       for (int64_t i = begin; i < end; i += kLanes) {
         int64_t count = std::min<int64_t>(kLanes, end - i);
         Label part[kLanes] = {};
         std::memcpy(part, labels + i, static_cast<size_t>(count) * sizeof(Label));
         f16 g = load_label(part);
-        Probability at = probability(load_part(logits + second + i, count) - load_part(logits + first + i, count));
+        Probability at = probability(difference(two ? logits + first : nullptr, logits + second, i, count));
         // p - g without cancellation where g is 1 and p almost.
         f16 excess = (set1(1.0f) - g) * at.p - g * at.q;
         f16 dd = fma(fma(of_probabilities, at.p, of_overlap * g), at.p * at.q, of_entropy * excess);
         store_part(dlogits + second + i, dd, count);
-        store_part(dlogits + first + i, -dd, count);
+        if (two) store_part(dlogits + first + i, -dd, count);
       }
     });
   });

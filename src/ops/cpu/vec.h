@@ -53,6 +53,10 @@ VNET_INLINE f16 fnma(f16 a, f16 b, f16 c) { return {_mm512_fnmadd_ps(a.v, b.v, c
 VNET_INLINE f16 where_positive(f16 x, f16 a, f16 b) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v)};
 }
+// Lane by lane the larger one, NaN if either is one.
+VNET_INLINE f16 maximum(f16 a, f16 b) {  // the instruction returns b where either is a NaN
+  return {_mm512_mask_mov_ps(_mm512_max_ps(a.v, b.v), _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), a.v)};
+}
 VNET_INLINE float sum(f16 x) { return _mm512_reduce_add_ps(x.v); }
 
 VNET_INLINE f16 load(const bf16* p) {
@@ -175,6 +179,10 @@ VNET_INLINE f16 where_positive(f16 x, f16 a, f16 b) {
   return {_mm256_blendv_ps(b.lo, a.lo, _mm256_cmp_ps(x.lo, none, _CMP_GT_OQ)),
           _mm256_blendv_ps(b.hi, a.hi, _mm256_cmp_ps(x.hi, none, _CMP_GT_OQ))};
 }
+VNET_INLINE __m256 maximum_of_8(__m256 a, __m256 b) {
+  return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+VNET_INLINE f16 maximum(f16 a, f16 b) { return {maximum_of_8(a.lo, b.lo), maximum_of_8(a.hi, b.hi)}; }
 VNET_INLINE float sum(f16 x) {
   __m256 a = _mm256_add_ps(x.lo, x.hi);
   __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
