@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import RECIPES, unet3d_brain_cfg, vnet_cfg
+from src.config import RECIPES, unet2d_lgg_cfg, unet3d_brain_cfg, vnet_cfg
 from src.errors import UserError
 from src.overrides import apply_overrides, load_recipe, plain, read_changes
 
@@ -112,6 +112,7 @@ def test_every_key_names_a_test_that_exists():
     assert set(EFFECTS) == set(vnet_cfg)
     assert set(unet3d_brain_cfg) <= set(EFFECTS) | set(UNET3D_EFFECTS)
     assert set(UNET3D_EFFECTS) == set(unet3d_brain_cfg) - set(EFFECTS)
+    assert set(UNET2D_EFFECTS) == set(unet2d_lgg_cfg) - set(EFFECTS) - set(UNET3D_EFFECTS)
     for key, test in [*EFFECTS.items(), *UNET3D_EFFECTS.items(), *UNET2D_EFFECTS.items()]:
         file, _, name = test.partition("::")
         text = (ROOT / file).read_text(encoding="utf-8")
