@@ -101,6 +101,9 @@ void output_backward_weights(Shape in, int64_t classes, int64_t k, const T* x, c
 
 // ---- Normalisation, activation, residual (norm_act.cc, norm_act_plain.cc). `finish` holds the batch norm as scale = gamma / std and
 // shift = beta - mean * scale, with y the raw convolution result.
+// Σ y and Σ y² of each channel over all samples and voxels, to sums[0..c) and sums[c..2c).
+template <class T>
+void channel_sums(Shape shape, const T* y, double* sums);
 // out: first `shape.blocks()` of `out_blocks` channel blocks of each sample (a joined volume when out_blocks is larger).
 template <class T>
 void finish_forward(Shape shape, const T* y, const Finish<T>& finish, T* out, int64_t out_blocks);

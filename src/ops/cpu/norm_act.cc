@@ -58,6 +58,37 @@ constexpr int kSums = 4;
 }  // namespace
 
 template <class T>
+void channel_sums(Shape shape, const T* y, double* sums) {
+  int64_t stride = 2 * shape.c;
+  double* shares = scratch<double>(threads() * stride);
+  std::fill_n(shares, threads() * stride, 0.0);
+  share_rows(shape.n * shape.blocks(), shape.voxels(), [&](int64_t row, int64_t begin, int64_t end, int thread) {
+    const T* from = y + row * shape.voxels() * kLanes;
+    double totals[2][kLanes] = {};
+    for (int64_t start = begin; start < end; start += kRun) {
+      f16 sum = zero(), squares = zero();
+      for (int64_t i = start; i < std::min(end, start + kRun); ++i) {
+        fetch(from + i * kLanes);
+        f16 value = load(from + i * kLanes);
+        sum = sum + value;
+        squares = fma(value, value, squares);
+      }
+      add_to(totals[0], sum);
+      add_to(totals[1], squares);
+    }
+    double* own = shares + thread * stride + row % shape.blocks() * kLanes;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      own[lane] += totals[0][lane];
+      own[shape.c + lane] += totals[1][lane];
+    }
+  });
+  std::copy_n(shares, stride, sums);
+  for (int thread = 1; thread < threads(); ++thread) {
+    for (int64_t i = 0; i < stride; ++i) sums[i] += shares[thread * stride + i];
+  }
+}
+
+template <class T>
 void finish_forward(Shape shape, const T* y, const Finish<T>& finish, T* out, int64_t out_blocks) {
   constexpr int64_t kStep = 4;
   int64_t blocks = shape.blocks(), voxels = shape.voxels();
@@ -153,6 +184,7 @@ void finish_backward_data(Shape shape, const T* dout, int64_t dout_blocks, const
 }
 
 #define VNET_INSTANTIATE(T)                                                                                        \
+  template void channel_sums<T>(Shape, const T*, double*);                                                         \
   template void finish_forward<T>(Shape, const T*, const Finish<T>&, T*, int64_t);                                 \
   template void finish_backward_sums<T>(Shape, const T*, int64_t, const T*, const Finish<T>&, double*, float*,     \
                                         float*, T*);                                                               \

@@ -90,37 +90,6 @@ void convolve_parts(const Call& call, const Config& config, std::vector<Part>& p
   }
 }
 
-// Σ y and Σ y² of each channel, to sums[0..c) and sums[c..2c).
-void result_sums(Shape shape, const float* y, double* sums) {
-  int64_t stride = 2 * shape.c;
-  double* shares = scratch<double>(threads() * stride);
-  std::fill_n(shares, threads() * stride, 0.0);
-  share_rows(shape.n * shape.blocks(), shape.voxels(), [&](int64_t row, int64_t begin, int64_t end, int thread) {
-    const float* from = y + row * shape.voxels() * kLanes;
-    double totals[2][kLanes] = {};
-    for (int64_t start = begin; start < end; start += kRun) {
-      f16 sum = zero(), squares = zero();
-      for (int64_t i = start; i < std::min(end, start + kRun); ++i) {
-        fetch(from + i * kLanes);
-        f16 value = load(from + i * kLanes);
-        sum = sum + value;
-        squares = fma(value, value, squares);
-      }
-      add_to(totals[0], sum);
-      add_to(totals[1], squares);
-    }
-    double* own = shares + thread * stride + row % shape.blocks() * kLanes;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      own[lane] += totals[0][lane];
-      own[shape.c + lane] += totals[1][lane];
-    }
-  });
-  std::copy_n(shares, stride, sums);
-  for (int thread = 1; thread < threads(); ++thread) {
-    for (int64_t i = 0; i < stride; ++i) sums[i] += shares[thread * stride + i];
-  }
-}
-
 // What follows the convolution. A ReLU is a PReLU of slope 0.
 Finish<float> tail(const Config& config, const float* scale, const float* shift, const float* residual,
                    const float* zeros) {
@@ -157,7 +126,7 @@ void forward(const Call& call) {
   if (config.norm) {
     const float* eps_momentum = call.get<float>(iConstants);
     float* stats = call.get<float>(iStats);
-    result_sums(out, y, sums);
+    channel_sums<float>(out, y, sums);
     batch_statistics(out.c, static_cast<double>(out.n * out.voxels()), sums, eps_momentum[0], eps_momentum[1], stats,
                      call.get<float>(iMean), call.get<float>(iVariance));
     scale_and_shift(out.c, stats, stats + out.c, call.get<float>(iGamma), call.get<float>(iBeta), scale, shift);

@@ -90,55 +90,42 @@ void set_tail(const Config& config, const void* residual, const float* slope, co
     finish.residual = static_cast<const T*>(residual);
 }
 
-// The moving statistics; null where each sample has its own, of which there is nothing to remember.
-float* moving(const Config& config, const Call& call, int i) {
-  return config.norm == Norm::batch ? call.get<float>(i) : nullptr;
+// From the sums the statistics, and the scale and shift that normalise.
+void normalise(const Call& call, Shape out, const double* sums, float* scale, float* shift) {
+  const float* eps_momentum = call.get<float>(iConstants);
+  float* stats = call.get<float>(iForwardCount + 2);
+  // Where each sample has its own statistics there is nothing to remember.
+  bool moves = read_config(call).norm == Norm::batch;
+  batch_statistics(out.c, static_cast<double>(out.n * out.voxels()), sums, eps_momentum[0], eps_momentum[1], stats,
+                   moves ? call.get<float>(iMean) : nullptr, moves ? call.get<float>(iVariance) : nullptr);
+  scale_and_shift(out.c, stats, stats + out.c, call.get<float>(iGamma), call.get<float>(iBeta), scale, shift);
 }
 
 }  // namespace
 
 template <class T>
-void unit_forward(const Call& call) {
+void unit_convolve(const Call& call, T* y, double* sums) {
   Config config = read_config(call);
-  const float* eps_momentum = call.get<float>(iConstants);
-  Shape in = shape_of(call, iX);
-  int iY = iForwardCount, iOut = iY + 1, iStats = iY + 2;
-  int64_t channels = channels_of(call, config, iWeight);
-  Shape out = result_shape(config, in, channels);
-  Constants constants(channels);
-  double* sums = config.norm != Norm::none ? constants.doubles(2) : nullptr;
-  float *scale = constants.floats(), *shift = constants.floats();
-  const float *bias = call.get<float>(iBias), *weight = call.get<float>(iWeight);
+  Epilogue<T> epilogue;
+  epilogue.shift = call.get<float>(iBias);
+  epilogue.sums = sums;
+  convolve<T>(config, shape_of(call, iX), channels_of(call, config, iWeight), call.data[iX],
+              call.get<float>(iWeight), y, epilogue);
+}
 
-  T* y = nullptr;
-  if (config.kind == kOutput) {
-    Timer timer(Category::convolution);
-    output_forward<T>(in, channels, config.kernel, call.get<T>(iX), weight, bias, call.get<float>(iY), sums);
-  } else {
-    Epilogue<T> epilogue;
-    epilogue.shift = bias;
-    epilogue.sums = sums;
-    y = keeps_result(config) ? call.get<T>(iY) : scratch_volume<T>(out);
-    convolve<T>(config, in, channels, call.data[iX], weight, y, epilogue);
-  }
+template <class T>
+void unit_finish(const Call& call, const T* y, const double* sums) {
   Timer timer(Category::pointwise);
-  float* stats = call.get<float>(iStats);
-  stats[0] = 0;
-  if (config.norm != Norm::none) {
-    batch_statistics(channels, static_cast<double>(out.n * out.voxels()), sums, eps_momentum[0], eps_momentum[1],
-                     stats, moving(config, call, iMean), moving(config, call, iVariance));
-    scale_and_shift(channels, stats, stats + channels, call.get<float>(iGamma), call.get<float>(iBeta), scale, shift);
-  }
-  const float *slope = call.get<float>(iSlope), *slope2 = call.get<float>(iSlope2);
-  if (config.kind == kOutput) {
-    Finish<float> finish;
-    set_tail(config, nullptr, slope, slope2, finish);
-    if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
-    return plain_finish_forward(out, call.get<float>(iY), finish, call.get<float>(iOut));
-  }
+  Config config = read_config(call);
+  int64_t channels = channels_of(call, config, iWeight);
+  Shape out = result_shape(config, shape_of(call, iX), channels);
+  Constants constants(channels);
+  float *scale = constants.floats(), *shift = constants.floats();
+  int iOut = iForwardCount + 1;
+  if (config.norm != Norm::none) normalise(call, out, sums, scale, shift);
   Finish<T> finish;
   const void* residual = config.residual == kOwn ? call.data[iX] : call.data[iResidual];
-  set_tail(config, config.joined ? nullptr : residual, slope, slope2, finish);
+  set_tail(config, config.joined ? nullptr : residual, call.get<float>(iSlope), call.get<float>(iSlope2), finish);
   if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
   int64_t out_blocks = call.dim(iOut, 1);
   finish_forward<T>(out, y, finish, call.get<T>(iOut), out_blocks);
@@ -149,9 +136,37 @@ void unit_forward(const Call& call) {
 }
 
 template <class T>
+void unit_forward(const Call& call) {
+  Config config = read_config(call);
+  Shape in = shape_of(call, iX);
+  int iY = iForwardCount, iOut = iY + 1, iStats = iY + 2;
+  int64_t channels = channels_of(call, config, iWeight);
+  Shape out = result_shape(config, in, channels);
+  Constants constants(channels);
+  double* sums = config.norm != Norm::none ? constants.doubles(2) : nullptr;
+  call.get<float>(iStats)[0] = 0;
+  if (config.kind != kOutput) {
+    T* y = keeps_result(config) ? call.get<T>(iY) : scratch_volume<T>(out);
+    unit_convolve<T>(call, y, sums);
+    return unit_finish<T>(call, y, sums);
+  }
+  {
+    Timer timer(Category::convolution);
+    output_forward<T>(in, channels, config.kernel, call.get<T>(iX), call.get<float>(iWeight), call.get<float>(iBias),
+                      call.get<float>(iY), sums);
+  }
+  Timer timer(Category::pointwise);
+  float *scale = constants.floats(), *shift = constants.floats();
+  if (config.norm != Norm::none) normalise(call, out, sums, scale, shift);
+  Finish<float> finish;
+  set_tail(config, nullptr, call.get<float>(iSlope), call.get<float>(iSlope2), finish);
+  if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
+  plain_finish_forward(out, call.get<float>(iY), finish, call.get<float>(iOut));
+}
+
+template <class T>
 void unit_inference(const Call& call) {
   Config config = read_config(call);
-  float epsilon = call.get<float>(iConstants)[0];
   Shape in = shape_of(call, iX);
   int iOut = iForwardCount;
   int64_t channels = channels_of(call, config, iWeight);
@@ -160,7 +175,7 @@ void unit_inference(const Call& call) {
   const float *bias = call.get<float>(iBias), *weight = call.get<float>(iWeight);
   if (config.norm != Norm::none) {
     const float* variance = call.get<float>(iVariance);
-    for (int64_t c = 0; c < channels; ++c) inverse[c] = 1.0f / std::sqrt(variance[c] + epsilon);
+    for (int64_t c = 0; c < channels; ++c) inverse[c] = 1.0f / std::sqrt(variance[c] + call.get<float>(iConstants)[0]);
     scale_and_shift(channels, call.get<float>(iMean), inverse, call.get<float>(iGamma), call.get<float>(iBeta), scale,
                     shift);
     for (int64_t c = 0; c < channels; ++c) shift[c] += bias[c] * scale[c];
@@ -170,8 +185,8 @@ void unit_inference(const Call& call) {
     float* out = call.get<float>(iOut);
     {
       Timer timer(Category::convolution);
-      output_forward<T>(in, channels, config.kernel, call.get<T>(iX), weight, config.norm != Norm::none ? nullptr : bias, out,
-                        nullptr);
+      output_forward<T>(in, channels, config.kernel, call.get<T>(iX), weight,
+                        config.norm != Norm::none ? nullptr : bias, out, nullptr);
     }
     Timer timer(Category::pointwise);
     Finish<float> finish;
@@ -197,94 +212,137 @@ void unit_inference(const Call& call) {
           call.dim(iOut, 1));
 }
 
-template <class T>
-void unit_backward(const Call& call) {
-  Config config = read_config(call);
-  Shape in = shape_of(call, bX);
-  int64_t channels = channels_of(call, config, bWeight);
-  Shape out = result_shape(config, in, channels);
-  Constants constants(channels);
-  double* sums = constants.doubles(2);
-  float *scale = constants.floats(), *shift = constants.floats(), *a = constants.floats(), *b = constants.floats(),
-        *c = constants.floats();
-  const float *stats = call.get<float>(bStats), *weight = call.get<float>(bWeight);
-  const float *slope = call.get<float>(bSlope), *slope2 = call.get<float>(bSlope2);
-  float* dslope = config.act == Act::prelu ? call.get<float>(bDslope) : nullptr;
-  float* dslope2 = config.act2 == Act::prelu ? call.get<float>(bDslope2) : nullptr;
-  double count = static_cast<double>(out.n * out.voxels());
-  check_not_used_up(stats);
-  if (config.norm != Norm::none)
-    scale_and_shift(channels, stats, stats + channels, call.get<float>(bGamma), call.get<float>(bBeta), scale, shift);
-  float* dbias = call.get<float>(bDbias);
-  auto after_sums = [&] {
-    for (int64_t i = 0; i < channels; ++i) {
-      // Batch norm takes the bias out again: its gradient is zero, not merely small.
+namespace {
+
+// What of the backward pass both kinds of results have: the normalisation again, and the parameters' gradients.
+struct ResultGradient {
+  Config config;
+  Shape out;
+  Constants constants;
+  double* sums;
+  float *scale, *shift, *a, *b, *c, *dslope, *dslope2;
+
+  explicit ResultGradient(const Call& call)
+      : config(read_config(call)),
+        out(result_shape(config, shape_of(call, bX), channels_of(call, config, bWeight))),
+        constants(out.c),
+        sums(constants.doubles(2)),
+        scale(constants.floats()), shift(constants.floats()),
+        a(constants.floats()), b(constants.floats()), c(constants.floats()),
+        dslope(config.act == Act::prelu ? call.get<float>(bDslope) : nullptr),
+        dslope2(config.act2 == Act::prelu ? call.get<float>(bDslope2) : nullptr) {
+    const float* stats = call.get<float>(bStats);
+    if (config.norm != Norm::none)
+      scale_and_shift(out.c, stats, stats + out.c, call.get<float>(bGamma), call.get<float>(bBeta), scale, shift);
+  }
+
+  template <class T>
+  Finish<T> finish(const Call& call, const void* residual) const {
+    Finish<T> finish;
+    set_tail(config, residual, call.get<float>(bSlope), call.get<float>(bSlope2), finish);
+    if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
+    return finish;
+  }
+
+  void after_sums(const Call& call) {
+    float* dbias = call.get<float>(bDbias);
+    for (int64_t i = 0; i < out.c; ++i) {
+      // A norm takes the bias out again: its gradient is zero, not merely small.
       dbias[i] = config.norm != Norm::none ? 0.0f : static_cast<float>(sums[i]);
       a[i] = 1, b[i] = 0, c[i] = 0;
     }
     if (config.norm != Norm::none)
-      normalisation_gradients(channels, count, sums, stats, scale, call.get<float>(bDgamma), call.get<float>(bDbeta),
-                              a, b, c);
+      normalisation_gradients(out.c, static_cast<double>(out.n * out.voxels()), sums, call.get<float>(bStats), scale,
+                              call.get<float>(bDgamma), call.get<float>(bDbeta), a, b, c);
     if (keeps_result(config)) mark_used_up(call.get<float>(bStats));  // from here on y is written
-  };
+  }
+};
 
-  if (config.kind == kOutput) {
-    Finish<float> finish;
-    set_tail(config, nullptr, slope, slope2, finish);
-    if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
-    const float* dout = call.get<float>(bDout);
-    float* y = call.get<float>(bY);
-    {
-      Timer timer(Category::pointwise);
-      plain_finish_backward_sums(out, dout, y, finish, sums, dslope);
-      after_sums();
-      plain_finish_backward_data(out, dout, y, finish, a, b, c, y);
-    }
-    Timer timer(Category::convolution);
-    output_backward_weights<T>(in, channels, config.kernel, call.get<T>(bX), y, call.get<float>(bDweight));
-    output_backward_data<T>(in, channels, config.kernel, y, weight, call.get<T>(bDx));
-    return;
-  }
-  Finish<T> finish;
-  const void* residual = config.residual == kOwn ? call.data[bX] : call.data[bResidual];
-  set_tail(config, config.joined ? nullptr : residual, slope, slope2, finish);
-  if (config.norm != Norm::none) finish.scale = scale, finish.shift = shift;
-  const T* dout = call.get<T>(bDout);
-  T* y = call.get<T>(bY);
-  if (!keeps_result(config)) {
-    y = scratch_volume<T>(out);
-    Epilogue<T> epilogue;
-    epilogue.shift = call.get<float>(bBias);
-    convolve<T>(config, in, channels, call.data[bX], weight, y, epilogue);
-  }
-  T* dx = config.kind == kInput ? nullptr : call.get<T>(bDx);
-  T* dresidual = config.residual == kOwn ? dx : config.residual == kGiven ? call.get<T>(bDresidual) : nullptr;
-  if (config.joined) dresidual = nullptr;
-  int64_t dout_blocks = call.dim(bDout, 1);
-  {
-    Timer timer(Category::pointwise);
-    finish_backward_sums<T>(out, dout, dout_blocks, y, finish, sums, dslope, dslope2, dresidual);
-    after_sums();
-    if (dresidual != nullptr) {
-      // What came out as the residual's gradient is the one before the sum: neither has to be found again.
-      finish.residual = nullptr;
-      finish.act2 = Act::none;
-      finish_backward_data<T>(out, dresidual, out.blocks(), y, finish, a, b, c, y);
-    } else {
-      finish_backward_data<T>(out, dout, dout_blocks, y, finish, a, b, c, y);
-    }
-    if (config.joined) {
-      const float* keep = call.size(bKeep) > 1 ? call.get<float>(bKeep) : nullptr;
-      split<T>(shape_of(call, bResidual), dout, dout_blocks, keep, call.get<T>(bDresidual));
-    }
-  }
-  convolve_backward<T>(config, in, channels, call.data[bX], weight, y, dx, config.residual == kOwn ? dx : nullptr,
-                       call.get<float>(bDweight));
+}  // namespace
+
+template <class T>
+T* unit_convolved(const Call& call) {
+  Config config = read_config(call);
+  if (keeps_result(config)) return call.get<T>(bY);
+  Shape in = shape_of(call, bX);
+  int64_t channels = channels_of(call, config, bWeight);
+  T* y = scratch_volume<T>(result_shape(config, in, channels));
+  Epilogue<T> epilogue;
+  epilogue.shift = call.get<float>(bBias);
+  convolve<T>(config, in, channels, call.data[bX], call.get<float>(bWeight), y, epilogue);
+  return y;
 }
 
-#define VNET_INSTANTIATE(T)                        \
-  template void unit_forward<T>(const Call&);      \
-  template void unit_inference<T>(const Call&);    \
+template <class T>
+void unit_backward_finish(const Call& call, T* y) {
+  Timer timer(Category::pointwise);
+  check_not_used_up(call.get<float>(bStats));
+  ResultGradient gradient(call);
+  const Config& config = gradient.config;
+  const void* residual = config.residual == kOwn ? call.data[bX] : call.data[bResidual];
+  Finish<T> finish = gradient.finish<T>(call, config.joined ? nullptr : residual);
+  const T* dout = call.get<T>(bDout);
+  T* dresidual = config.residual == kOwn ? call.get<T>(bDx)
+                 : config.residual == kGiven ? call.get<T>(bDresidual) : nullptr;
+  if (config.joined) dresidual = nullptr;
+  int64_t dout_blocks = call.dim(bDout, 1);
+  finish_backward_sums<T>(gradient.out, dout, dout_blocks, y, finish, gradient.sums, gradient.dslope, gradient.dslope2,
+                          dresidual);
+  gradient.after_sums(call);
+  if (dresidual != nullptr) {
+    // What came out as the residual's gradient is the one before the sum: neither has to be found again.
+    finish.residual = nullptr;
+    finish.act2 = Act::none;
+    dout = dresidual, dout_blocks = gradient.out.blocks();
+  }
+  finish_backward_data<T>(gradient.out, dout, dout_blocks, y, finish, gradient.a, gradient.b, gradient.c, y);
+  if (config.joined) {
+    const float* keep = call.size(bKeep) > 1 ? call.get<float>(bKeep) : nullptr;
+    split<T>(shape_of(call, bResidual), dout, dout_blocks, keep, call.get<T>(bDresidual));
+  }
+}
+
+template <class T>
+void unit_backward_convolve(const Call& call, const T* dy) {
+  Config config = read_config(call);
+  T *dx = config.kind == kInput ? nullptr : call.get<T>(bDx), *add = config.residual == kOwn ? dx : nullptr;
+  convolve_backward<T>(config, shape_of(call, bX), channels_of(call, config, bWeight), call.data[bX],
+                       call.get<float>(bWeight), dy, dx, add, call.get<float>(bDweight));
+}
+
+template <class T>
+void unit_backward(const Call& call) {
+  Config config = read_config(call);
+  if (config.kind != kOutput) {
+    T* y = unit_convolved<T>(call);
+    unit_backward_finish<T>(call, y);
+    return unit_backward_convolve<T>(call, y);
+  }
+  check_not_used_up(call.get<float>(bStats));
+  float *dout = call.get<float>(bDout), *y = call.get<float>(bY);
+  Shape in = shape_of(call, bX);
+  {
+    Timer timer(Category::pointwise);
+    ResultGradient gradient(call);
+    Finish<float> finish = gradient.finish<float>(call, nullptr);
+    plain_finish_backward_sums(gradient.out, dout, y, finish, gradient.sums, gradient.dslope);
+    gradient.after_sums(call);
+    plain_finish_backward_data(gradient.out, dout, y, finish, gradient.a, gradient.b, gradient.c, y);
+  }
+  Timer timer(Category::convolution);
+  int64_t channels = channels_of(call, config, bWeight);
+  output_backward_weights<T>(in, channels, config.kernel, call.get<T>(bX), y, call.get<float>(bDweight));
+  output_backward_data<T>(in, channels, config.kernel, y, call.get<float>(bWeight), call.get<T>(bDx));
+}
+
+#define VNET_INSTANTIATE(T)                                             \
+  template void unit_convolve<T>(const Call&, T*, double*);             \
+  template void unit_finish<T>(const Call&, const T*, const double*);   \
+  template void unit_forward<T>(const Call&);                           \
+  template void unit_inference<T>(const Call&);                         \
+  template T* unit_convolved<T>(const Call&);                           \
+  template void unit_backward_finish<T>(const Call&, T*);               \
+  template void unit_backward_convolve<T>(const Call&, const T*);       \
   template void unit_backward<T>(const Call&);
 VNET_INSTANTIATE(float)
 VNET_INSTANTIATE(bf16)

@@ -61,7 +61,7 @@ enum ForwardInput { iConfig, iConstants, iX, iResidual, iKeep, iWeight, iBias, i
 enum BackwardInput { bConfig, bDout, bX, bResidual, bKeep, bWeight, bBias, bY, bStats, bGamma, bBeta, bSlope, bSlope2,
                      bDx, bDresidual, bDweight, bDbias, bDgamma, bDbeta, bDslope, bDslope2 };
 
-// The operators on a whole batch; `call` has the tensors in the orders above, behind the forward's inputs y, the unit's
+// The operators on a batch; `call` has the tensors in the orders above, behind the forward's inputs y, the unit's
 // result and the statistics, and behind the inference's inputs the result alone.
 template <class T>
 void unit_forward(const Call& call);
@@ -69,5 +69,20 @@ template <class T>
 void unit_inference(const Call& call);
 template <class T>
 void unit_backward(const Call& call);
+
+// Their parts, but for the `output` kind. Forward: the convolution's result to y, with Σ y and Σ y² of each channel
+// if `sums` is not null; and all that follows, by these sums.
+template <class T>
+void unit_convolve(const Call& call, T* y, double* sums);
+template <class T>
+void unit_finish(const Call& call, const T* y, const double* sums);
+// Backward: the convolution's result, kept or computed again; the gradient at it, which is written over it, and all
+// gradients but those at x (unless it is the residual) and the weights; and those two.
+template <class T>
+T* unit_convolved(const Call& call);
+template <class T>
+void unit_backward_finish(const Call& call, T* y);
+template <class T>
+void unit_backward_convolve(const Call& call, const T* dy);
 
 }  // namespace vnet
