@@ -11,6 +11,7 @@ scored: what is evaluated is the last checkpoint.
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ from src.metrics.text import text_table
 from src.report.html import package_versions
 
 
+def without_places(command: str) -> str:
+    """Return a command line with the last part alone of every path: where files lie is the machine's own affair."""
+    return shlex.join(Path(word).name if word.startswith("/") else word for word in shlex.split(command))
+
+
 def read_fold(folder: Path) -> dict[str, Any]:
     """Return what a fold's run and its evaluation say."""
     run = json.loads((folder / "recipe.json").read_text())
@@ -40,8 +46,9 @@ def read_fold(folder: Path) -> dict[str, Any]:
     seconds = history["seconds"]
     return {
         "fold": run["recipe"]["fold"], "recipe": run["recipe"], "recipe_name": run["recipe_name"],
-        "commands": [line[2:] for lines in logs for line in lines if line.startswith("$ ")],
-        "training_cases": len(run["train_names"]), "backend": run["backend"],
+        "commands": [without_places(line[2:]) for lines in logs for line in lines if line.startswith("$ ")],
+        "training_cases": len(run["train_names"]), "training_names": " ".join(run["train_names"]),
+        "backend": run["backend"],
         "steps": int(history["step"].iloc[-1]), "seconds": float(seconds.sum()),
         "stall_share": float((history["stall_share"] * seconds).sum() / seconds.sum()),
         "curve": {"epoch": validated["epoch"].tolist(), "val_dice": validated["val_dice"].tolist(),
