@@ -22,9 +22,8 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from environment import environment
-
 from src.files import write_json
+from src.machine import environment
 from src.metrics.text import text_table
 
 METRICS = ("dice", "dice_mean", "hd95", "abd")

@@ -23,10 +23,9 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from environment import environment
-
 from src.errors import UserError, entry_point
 from src.files import write_json
+from src.machine import environment
 from src.metrics.cases import METRICS, class_metrics, classes_of, read_rows, statistics
 from src.metrics.text import text_table
 from src.report.html import package_versions

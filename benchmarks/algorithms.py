@@ -21,9 +21,8 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from environment import environment
-
 from src.files import write_json
+from src.machine import environment
 
 ALGORITHMS = ("winograd", "direct")
 

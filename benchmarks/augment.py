@@ -18,14 +18,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from environment import environment
-
 from src.data.augment import Augmentation
 from src.data.data_manager import Sample
 from src.data.dataset import BatchLoader
 from src.data.geometry import Geometry
 from src.data.patches import PatchSampler
 from src.files import write_json
+from src.machine import environment
 from src.overrides import load_recipe
 from src.report.html import package_versions
 

@@ -40,9 +40,9 @@ sys.path.insert(0, str(ROOT))
 
 from cpu_vs_monai_pool import Entry, Worker, losers, run_rounds
 from cpu_vs_monai_report import closing_lines, closing_ratios, group, share_table, table, warnings
-from environment import environment
 
 from src.files import write_json
+from src.machine import environment
 
 MONAI_PACKAGES = ("torch==2.13.0", "monai==1.6.1")
 MONAI_VARIANTS = ("monai-fp32", "monai-fp32-cl", "monai-bf16", "monai-bf16-cl")

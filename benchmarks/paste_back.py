@@ -15,13 +15,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from environment import environment
-
 from src.data.data_manager import DataManager
 from src.data.geometry import Geometry
 from src.data.volume_files import write_volume
 from src.files import write_json
 from src.inference.postprocess import DEFAULT_POSTPROCESS
+from src.machine import environment
 from src.report.html import package_versions
 
 

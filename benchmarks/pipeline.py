@@ -29,9 +29,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from environment import environment
-
 from src.files import write_json
+from src.machine import environment
 
 WAYS = ("micro_batches", "one_volume", "whole_batch")
 

@@ -12,13 +12,16 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from environment import environment  # beside this file, so that it needs no package installed
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from src.machine import environment
+
 RESULT = re.compile(r"^dice=([\d.]+) hausdorff=([\d.]+) seconds=(\d+)$", re.MULTILINE)
 
 

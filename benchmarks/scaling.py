@@ -24,10 +24,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from environment import environment
 from scaling_jobs import Job
 
 from src.files import write_json
+from src.machine import environment
 
 
 def plan_jobs(ranks: Sequence[int], batch: int, sockets: bool) -> dict[str, tuple[int, int, str]]:

@@ -19,9 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from environment import environment
-
 from src.files import write_json
+from src.machine import environment
 
 WAYS = ("one thread", "as it comes")
 

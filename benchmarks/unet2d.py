@@ -29,9 +29,9 @@ sys.path.insert(0, str(ROOT))
 
 from cpu_vs_monai import commit, monai_python, say, variables, versions
 from cpu_vs_monai_pool import Entry, Worker, run_rounds
-from environment import environment
 
 from src.files import write_json
+from src.machine import environment
 
 OURS, STOCK, RIVALS = "unet2d-ours", "unet2d-stock", ("unet2d-torch", "unet2d-torch-cl")
 

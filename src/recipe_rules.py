@@ -85,6 +85,10 @@ def check_ranges(recipe: Mapping[str, Any]) -> None:
 
 def _check_vnet(recipe: Mapping[str, Any], require: Callable[[bool, str, str], None]) -> None:
     require(recipe["task"] != "brain_tumour", "task", "a data set of one channel; this one has --recipe unet3d_brain")
+    require(recipe["task"] not in SLICE_TASKS, "task", f"volumes; this one has --recipe unet2d_{recipe['task']}")
+    require(recipe["scoring"] in ("none", "promise12"), "scoring", "none or promise12; the others are of pictures")
+    require(recipe["norm"] == "batch" or recipe["variant"] == "default", "norm",
+            "batch with variant 'paper', which has no norm to change")
     require(recipe["dropout"] < 1, "dropout", "a probability below 1")
     require(2 <= recipe["classes"] <= 16, "classes", "2 to 16, background included")
     require(recipe["ema_decay"] < 1, "ema_decay", "a number below 1")
@@ -121,6 +125,10 @@ def _check_unet2d(recipe: Mapping[str, Any], require: Callable[[bool, str, str],
     require(all(n > 0 and n % 16 == 0 for n in recipe["image_size"]), "image_size", "multiples of 16")
     require(recipe["architecture"] != "resnet34_unet" or all(n % 32 == 0 for n in recipe["image_size"]), "image_size",
             "multiples of 32 with architecture 'resnet34_unet'")
+    halved = 32 if recipe["architecture"] == "resnet34_unet" else 16
+    # As for the V-Net: batch norm at the bottom needs two values a channel.
+    require(recipe["batch_size"] * math.prod(n // halved for n in recipe["image_size"]) > 1, "batch_size",
+            f"at least 2 with image_size {recipe['image_size']}, or a larger image_size")
     require(not recipe["pretrained"] or recipe["architecture"] == "resnet34_unet", "pretrained",
             "none but with architecture 'resnet34_unet', whose encoder it is")
     require(recipe["dropout"] < 1, "dropout", "a probability below 1")

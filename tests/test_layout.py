@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Each layer may import from itself and from those before it.
-LAYERS = [{"errors", "files", "log", "config", "lr_schedule", "overrides", "recipe_rules"},
+LAYERS = [{"errors", "files", "log", "config", "lr_schedule", "machine", "overrides", "recipe_rules"},
           {"backend", "collectives", "control", "data", "launch", "ops", "ranks"}, {"networks", "losses"},
           {"checkpoint", "metrics", "report"}, {"inference"}, {"training", "arguments"}, {"benchmark"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -163,6 +163,8 @@ def test_command_line_wins_over_file(tmp_path):
     ("intensity_percentiles=[99,1]", "rising percentiles"),
     ("out_kernel=2", "1 or 3"),
     ("task=brain_tumour", "this one has --recipe unet3d_brain"),
+    ("task=em", "this one has --recipe unet2d_em"),
+    ("scoring=pixels", "none or promise12"),
     ("lr=Infinity", "expected a number"),
     ("lr=NaN", "expected a number"),
     ("seed=5000000000", "expected a whole number"),
@@ -189,6 +191,27 @@ def test_bad_overrides_of_the_brain_recipe(override, message):
         load_recipe("unet3d_brain", overrides=[override])
 
 
+@pytest.mark.parametrize(("override", "message"), [
+    ("task=promise12", "one of lgg, drive, em"),
+    ("classes=3", "expected 2"),
+    ("output_channels=3", "expected 1 or 2"),
+    ("image_size=[256,250]", "multiples of 16"),
+    ("architecture=resnet34_unet image_size=[48,64]", "multiples of 32"),
+    ("image_size=[16,16] batch_size=1", "'batch_size': found 1, expected at least 2"),
+    ("architecture=resnet34_unet image_size=[32,32] batch_size=1", "'batch_size': found 1, expected at least 2"),
+    ("pretrained=resnet34.ckpt", "none but with architecture 'resnet34_unet'"),
+    ("aug_flip_x=1.5", "from 0 to 1"),
+    ("aug_elastic=0.2", "from 0 to 0.1"),
+    ("tta=z", "a picture has no z"),
+    ("scoring=promise12", "none, patients, pixels or rand"),
+    ("amp_level=bf16", "O2 or O3"),
+    ("VolSize=[16,16,16]", "unknown recipe key 'VolSize'"),
+])
+def test_bad_overrides_of_a_recipe_of_pictures(override, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("unet2d_lgg", overrides=override.split())
+
+
 def test_a_split_is_a_number_or_a_word():
     assert load_recipe("unet3d_brain", overrides=["pipeline_split=5"]).pipeline_split == "5"
     assert load_recipe("unet3d_brain", overrides=["pipeline_split=auto"]).pipeline_split == "auto"
@@ -199,7 +222,14 @@ def test_batch_norm_needs_two_values_a_channel_at_the_bottom():
     with pytest.raises(UserError, match="'batch_size': found 1, expected at least 2"):
         load_recipe(overrides=small)
     load_recipe(overrides=[*small, "variant=paper"])
+    load_recipe(overrides=[*small, "norm=instance"])
     load_recipe(overrides=["VolSize=[16,16,32]", "batch_size=1"])
+
+
+@pytest.mark.parametrize(("key", "other"), [("norm", "variant=paper"), ("sync_bn", "sync_bn=true")])
+def test_instance_norm_goes_with_what_it_can_change(key, other):
+    with pytest.raises(UserError, match=f"recipe key '{key}'"):
+        load_recipe(overrides=["norm=instance", other])
 
 
 def test_changes_are_only_those_given(tmp_path):

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from matplotlib.figure import Figure
 
 from src.benchmark.run import PERCENTILES
 from src.files import atomic_path, write_json, write_text
+from src.machine import environment
 from src.metrics.text import text_table
 from src.report.figures import DPI, figure_png
 from src.report.html import package_versions
@@ -36,7 +35,7 @@ def write_results(folder: Path, results: Sequence[Mapping[str, Any]], about: Map
         about: how they were measured: command, settings.
     """
     comparisons = compare(results)
-    write_json(folder / JSON_NAME, {**about, "environment": environment(), "results": list(results),
+    write_json(folder / JSON_NAME, {**about, "environment": circumstances(), "results": list(results),
                                     "comparisons": comparisons})
     text = format_results(results, comparisons)
     write_text(folder / TABLE_NAME, text + "\n")
@@ -48,14 +47,10 @@ def write_results(folder: Path, results: Sequence[Mapping[str, Any]], about: Map
     logger.info("%s", text)
 
 
-def environment() -> dict[str, Any]:
-    """Return date, processor, cores, load and versions."""
-    info = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
-    return {"date": datetime.now().astimezone().isoformat(timespec="seconds"), "cpu": model[1] if model else "unknown",
-            "cores": os.cpu_count(), "usable_cores": len(os.sched_getaffinity(0)),
-            "load_average": list(os.getloadavg()), "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
-            "versions": package_versions()}
+def circumstances() -> dict[str, Any]:
+    """Return where it was measured, and what else decides about speed: usable cores, load, threads, versions."""
+    return {**environment(), "usable_cores": len(os.sched_getaffinity(0)), "load_average": list(os.getloadavg()),
+            "omp_num_threads": os.environ.get("OMP_NUM_THREADS"), "versions": package_versions()}
 
 
 def compare(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from src.losses import build_loss
 from src.networks import build_network
 from src.ops.select import kernels, stock_kernels
 from src.recipe_rules import is_2d
-from src.training.build import _build_loader
+from src.training.build import build_loader
 from src.training.pipeline import build_single_step
 from src.training.train_step import mixed_precision
 
@@ -128,7 +128,7 @@ def real_batches(job: Job, recipe: EasyDict, backend: Backend) -> Iterator[tuple
     """
     manager, task = build_manager(recipe), get_task(recipe.task)
     cases = checked_cases(task, Path(job.data_path), task.all_names(Path(job.data_path)), manager)
-    loader = _build_loader(manager, cases, recipe, backend, pipelined=False)
+    loader = build_loader(manager, cases, recipe, backend, pipelined=False)
     return ((batch.image, batch.label) for epoch in itertools.count(1) for batch in loader.epoch(epoch))
 
 

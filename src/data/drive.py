@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from src.data.case import Case
-from src.data.layout import Layout
+from src.data.layout import Layout, all_found
 from src.data.picture_files import SUFFIXES, PictureReader, luma, mask_problems, read_mask, read_picture
 from src.data.picture_inputs import distinct_cases, list_pictures
 from src.data.slices import SliceManager
@@ -150,10 +150,7 @@ def find_cases(data_path: Path, names: Sequence[str], need_labels: bool = True) 
     Raises:
         DataError: with the problems that `scan_cases` finds.
     """
-    cases, problems = scan_cases(data_path, names, need_labels)
-    if problems:
-        raise DataError(problems)
-    return cases
+    return all_found(scan_cases(data_path, names, need_labels))
 
 
 def find_inputs(source: Path) -> tuple[list[Case], list[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.case import Case
-from src.data.layout import Layout
+from src.data.layout import Layout, all_found
 from src.data.picture_files import SUFFIXES, PictureReader, mask_problems, page_count
 from src.data.picture_inputs import distinct_cases, list_pictures
 from src.data.slices import SliceManager
@@ -111,10 +111,7 @@ def find_cases(data_path: Path, names: Sequence[str], need_labels: bool = True) 
     Raises:
         DataError: with the problems that `scan_cases` finds.
     """
-    cases, problems = scan_cases(data_path, names, need_labels)
-    if problems:
-        raise DataError(problems)
-    return cases
+    return all_found(scan_cases(data_path, names, need_labels))
 
 
 def find_inputs(source: Path) -> tuple[list[Case], list[str]]:

@@ -53,10 +53,7 @@ class Layout:
             UserError: the data folder itself is wrong.
             DataError: with the problems that `scan_cases` finds.
         """
-        cases, problems = self.scan_cases(data_path, names, need_labels)
-        if problems:
-            raise DataError(problems)
-        return cases
+        return all_found(self.scan_cases(data_path, names, need_labels))
 
     def scan_cases(self, data_path: Path, names: Sequence[str], need_labels: bool = True,
                    classes: int | None = None) -> tuple[list[Case], list[str]]:
@@ -122,3 +119,15 @@ class Layout:
         if inner:
             remedy = f"give {' or '.join(map(str, inner))}"
         raise UserError(f"data folder {data_path} has no {self.image_folder}/ in it; {remedy}")
+
+
+def all_found(scanned: tuple[list[Case], list[str]]) -> list[Case]:
+    """Return the cases of what a `scan_cases` gave.
+
+    Raises:
+        DataError: with its problems, if there are any.
+    """
+    cases, problems = scanned
+    if problems:
+        raise DataError(problems)
+    return cases

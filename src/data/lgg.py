@@ -14,6 +14,7 @@ import numpy as np
 
 from src.data.case import Case
 from src.data.geometry import Geometry
+from src.data.layout import all_found
 from src.data.picture_files import PictureReader, size_text
 from src.data.resampling import resample
 from src.data.slices import SliceManager, grid_over, native_grid
@@ -216,10 +217,7 @@ def find_cases(data_path: Path, names: Sequence[str], need_labels: bool = True) 
     Raises:
         DataError: with the problems that `scan_cases` finds.
     """
-    cases, problems = scan_cases(data_path, names, need_labels)
-    if problems:
-        raise DataError(problems)
-    return cases
+    return all_found(scan_cases(data_path, names, need_labels))
 
 
 def find_inputs(source: Path) -> tuple[list[Case], list[str]]:

@@ -74,7 +74,7 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
     cases = find_cases(plan.data_path, plan.train_names)
     pipelined = is_pipeline(recipe, backend)
     _warn_of_empty_patches(recipe)
-    loader = _build_loader(manager, cases, recipe, backend, pipelined)
+    loader = build_loader(manager, cases, recipe, backend, pipelined)
 
     ms.set_seed(recipe.seed)  # every rank starts from the same weights
     network = build_network(recipe, backend.rank, backend.world_size)
@@ -138,7 +138,7 @@ def _build_validation(manager: DataManager, cases: Sequence[Case], recipe: EasyD
     return Validation(validate, recipe.val_every, save_best, recipe.early_stopping, mean_loss)
 
 
-def _build_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict, backend: Backend,
+def build_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict, backend: Backend,
                   pipelined: bool) -> BatchLoader:
     """Return the loader of this rank's batches: of all cases, a part of each step's, or a part of each case."""
     if is_2d(recipe):

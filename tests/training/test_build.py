@@ -74,7 +74,7 @@ def test_patches_that_teach_nothing_are_warned_of(plan, caplog, monkeypatch, cha
     def stop(*_):
         raise Stop
 
-    monkeypatch.setattr(module, "_build_loader", stop)  # the warning is there before any case is read
+    monkeypatch.setattr(module, "build_loader", stop)  # the warning is there before any case is read
     recipe = apply_overrides(plan.recipe, {"patches": True, **changes})
     with pytest.raises(Stop):
         build_trainer(replace(plan, recipe=recipe), Backend("CPU"))
