@@ -26,6 +26,12 @@ def cpu_is_set_before_any_kernel_runs() -> None:
     ms.set_device("CPU")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def modules_start_in_eager_mode() -> None:
+    """Whatever mode the module before left: hooks and printed values of cells need MindSpore's default."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
 @pytest.fixture(autouse=True)
 def kernels_are_chosen_by_each_test(monkeypatch) -> None:
     """Tests start on MindSpore's operators, whatever an earlier one has loaded; the choice is global."""
