@@ -32,9 +32,19 @@ def command(script: str, *arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / script), *map(str, arguments)]
 
 
-def run(script: str, *arguments: object, expect: int = 0, cwd: Path = ROOT) -> str:
+def environment(graphs: Path | None) -> dict[str, str]:
+    """Return a program's environment; `graphs` keeps MindSpore's compiled graphs for the next one.
+
+    MindSpore looks at the source code alone to see whether a kept graph is still the right one, so only runs of one
+    recipe may share a folder.
+    """
+    kept = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(graphs)} if graphs else {}
+    return {**os.environ, "GLOG_v": "3", "PYTHONPATH": str(ROOT), **kept}
+
+
+def run(script: str, *arguments: object, expect: int = 0, cwd: Path = ROOT, graphs: Path | None = None) -> str:
     done = subprocess.run(command(script, *arguments), cwd=cwd, capture_output=True, text=True,
-                          env={**os.environ, "GLOG_v": "3", "PYTHONPATH": str(ROOT)}, check=False)
+                          env=environment(graphs), check=False)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -57,15 +67,15 @@ def train_arguments(settings: Path, run_dir: Path) -> list[object]:
 def finished_run(settings) -> Path:
     """A run that nobody interrupted."""
     run_dir = settings / "uninterrupted"
-    output = run("train.py", *train_arguments(settings, run_dir))
+    output = run("train.py", *train_arguments(settings, run_dir), graphs=settings / "graphs")
     assert re.search(rf"^epoch: {EPOCHS} step: 2, loss is \d\.\d{{7}}$", output, re.MULTILINE)
     assert re.search(r"^epoch time: \d+\.\d{3} ms, per step time: \d+\.\d{3} ms$", output, re.MULTILINE)
     return run_dir
 
 
-def start(*arguments: object) -> subprocess.Popen:
+def start(*arguments: object, graphs: Path) -> subprocess.Popen:
     return subprocess.Popen(command("train.py", *arguments), cwd=ROOT, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL, env={**os.environ, "GLOG_v": "3"})
+                            stderr=subprocess.DEVNULL, env=environment(graphs))
 
 
 def wait_until(process: subprocess.Popen, condition) -> None:
@@ -106,22 +116,22 @@ def half_written(run_dir: Path) -> list[str]:
 
 def test_killed_and_resumed_equals_uninterrupted(settings, finished_run):
     """SIGKILL at random moments, one of them while a checkpoint is being written; then weights equal bit for bit."""
-    run_dir = settings / "killed"
+    run_dir, graphs = settings / "killed", settings / "graphs"
     seed = random.randrange(2**32)
     print("random moments from seed", seed)
     moments = random.Random(seed)
     for attempt in range(2):
         reached = newest_epoch(run_dir)
-        process = start(*(["--resume", run_dir] if attempt else train_arguments(settings, run_dir)))
+        process = start(*(["--resume", run_dir] if attempt else train_arguments(settings, run_dir)), graphs=graphs)
         wait_until(process, lambda reached=reached: newest_epoch(run_dir) > reached)
         time.sleep(moments.uniform(0, 0.3))
         kill(process)
-    kill_while_writing(start("--resume", run_dir), run_dir)
+    kill_while_writing(start("--resume", run_dir, graphs=graphs), run_dir)
     assert half_written(run_dir)
     # A newest checkpoint that was cut short (a full disk, a bad copy) is refused by name; the one before it is used.
     newest = list_checkpoints(run_dir / "ckpt")[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])
-    output = run("train.py", "--resume", run_dir)
+    output = run("train.py", "--resume", run_dir, graphs=graphs)
     assert f"refused: checkpoint {newest}" in output
     assert half_written(run_dir) == []
 
@@ -144,7 +154,7 @@ def test_ctrl_c_says_how_to_go_on(settings):
     run_dir = settings / "interrupted"
     process = subprocess.Popen(
         command("train.py", *train_arguments(settings, run_dir)), cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        stderr=subprocess.STDOUT, text=True, env=environment(settings / "graphs"),
         # A background job ignores SIGINT, and its children inherit that; a person at a terminal does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_until(process, lambda: newest_epoch(run_dir) >= 1)
