@@ -31,6 +31,7 @@ vnet_cfg = EasyDict(
         "aug_histogram": 0.3,  # histogram matching to another training case (Milletari et al. 2016)
         "aug_rotate": 0.5,
         "aug_scale": 0.5,
+        "aug_scale_range": 0.15,  # 0.15: by up to 15 %, in both directions
         "aug_shift": 0.5,
         "aug_mirror": 0.5,  # along each of mirror_axes
         "mirror_axes": "x",  # any of x, y, z, or none
@@ -76,6 +77,7 @@ vnet_cfg = EasyDict(
         # Prediction
         "window_overlap": 0.5,  # of neighbouring windows, share of their edge; with patches
         "tta": "none",  # mirror axes whose copies are predicted as well and averaged: any of x, y, z, or none
+        "threshold": 0.5,  # probability above which a voxel is foreground, of two classes
         "largest_component": True,  # keep only the largest connected component of the foreground
         "scoring": "promise12",  # further tables of an evaluation: promise12, or none
         # Run
@@ -196,6 +198,7 @@ _slices_cfg = EasyDict(
         "seed": 1,
         # Prediction
         "tta": "none",  # mirror axes: x, y, xy, or none
+        "threshold": 0.5,
         "largest_component": False,
         "scoring": "none",  # further results of an evaluation: patients, pixels, rand, or none
         # Run

@@ -72,6 +72,7 @@ def check_ranges(recipe: Mapping[str, Any]) -> None:
         require(recipe[key] > 0, key, "a number above 0")
     for key in set(_NOT_NEGATIVE) & set(recipe):
         require(recipe[key] >= 0, key, "a number of 0 or more")
+    require(0 < recipe.get("threshold", 0.5) < 1, "threshold", "a probability between 0 and 1")
     require(recipe["momentum"] < 1, "momentum", "a number below 1")
     require(recipe["warmup_ratio"] <= 1, "warmup_ratio", "a share of the base rate, at most 1")
     require(-1 <= recipe["fold"] < recipe["folds"], "fold", f"-1, or 0 to folds - 1 = {recipe['folds'] - 1}")
@@ -95,6 +96,9 @@ def _check_vnet(recipe: Mapping[str, Any], require: Callable[[bool, str, str], N
     require(recipe["window_overlap"] < 1, "window_overlap", "a share below 1")
     for key in _SHARES:
         require(0 <= recipe[key] <= 1, key, "a number from 0 to 1")
+    require(0 <= recipe["aug_scale_range"] <= 0.5, "aug_scale_range", "a number from 0 to 0.5")
+    require(recipe["threshold"] == 0.5 or recipe["classes"] == 2, "threshold",
+            "0.5 with more than two classes: the most probable one is taken, whatever its probability")
     require(recipe["out_kernel"] in (1, 3), "out_kernel", "1 or 3")
     require(all(value > 0 for value in recipe["dstRes"]), "dstRes", "spacings above 0 mm")
     low, high = recipe["intensity_percentiles"]

@@ -30,6 +30,7 @@ EFFECTS = {
     "aug_histogram": "tests/data/test_augment.py::test_each_change_has_its_own_key",
     "aug_rotate": "tests/data/test_augment.py::test_each_change_has_its_own_key",
     "aug_scale": "tests/data/test_augment.py::test_each_change_has_its_own_key",
+    "aug_scale_range": "tests/data/test_augment.py::test_scale_range_bounds_the_scaling",
     "aug_shift": "tests/data/test_augment.py::test_each_change_has_its_own_key",
     "aug_noise": "tests/data/test_augment.py::test_each_change_has_its_own_key",
     "aug_blur": "tests/data/test_augment.py::test_each_change_has_its_own_key",
@@ -72,6 +73,7 @@ EFFECTS = {
     "seed": "tests/data/test_dataset.py::test_order_depends_on_seed_and_epoch_only",
     "window_overlap": "tests/inference/test_compose.py::test_window_overlap_decides_on_the_windows",
     "tta": "tests/inference/test_compose.py::test_tta_averages_mirrored_windows_where_it_is_asked_for",
+    "threshold": "tests/inference/test_postprocess.py::test_threshold_of_the_recipe",
     "largest_component": "tests/inference/test_output.py::test_largest_component_of_the_recipe",
     "scoring": "tests/inference/test_output.py::test_promise12_tables_come_with_the_scoring",
     "val_every": "tests/training/test_callbacks.py::test_validation_every_n_epochs_and_at_the_end",
@@ -89,7 +91,7 @@ UNET3D_EFFECTS = {
     "pipeline_split": "tests/training/test_pipeline_build.py::test_a_given_split",
     "log_every": "tests/training/test_callbacks.py::test_a_line_every_n_steps",
 }
-# Of keys that only the recipes of pictures have.
+# Of keys that only the recipes of pictures have, or that act on pictures elsewhere.
 UNET2D_EFFECTS = {
     "image_size": "tests/data/test_slices.py::test_the_network_sees_what_the_recipe_says",
     "slice_sampling": "tests/data/test_slices.py::test_weights_by_hand",
@@ -112,7 +114,7 @@ def test_every_key_names_a_test_that_exists():
     assert set(EFFECTS) == set(vnet_cfg)
     assert set(unet3d_brain_cfg) <= set(EFFECTS) | set(UNET3D_EFFECTS)
     assert set(UNET3D_EFFECTS) == set(unet3d_brain_cfg) - set(EFFECTS)
-    assert set(UNET2D_EFFECTS) == set(unet2d_lgg_cfg) - set(EFFECTS) - set(UNET3D_EFFECTS)
+    assert set(unet2d_lgg_cfg) - set(EFFECTS) - set(UNET3D_EFFECTS) <= set(UNET2D_EFFECTS) <= set(unet2d_lgg_cfg)
     for key, test in [*EFFECTS.items(), *UNET3D_EFFECTS.items(), *UNET2D_EFFECTS.items()]:
         file, _, name = test.partition("::")
         text = (ROOT / file).read_text(encoding="utf-8")
@@ -165,6 +167,8 @@ def test_command_line_wins_over_file(tmp_path):
     ("task=brain_tumour", "this one has --recipe unet3d_brain"),
     ("task=em", "this one has --recipe unet2d_em"),
     ("scoring=pixels", "none or promise12"),
+    ("aug_scale_range=0.6", "from 0 to 0.5"),
+    ("threshold=0", "between 0 and 1"),
     ("lr=Infinity", "expected a number"),
     ("lr=NaN", "expected a number"),
     ("seed=5000000000", "expected a whole number"),
@@ -201,6 +205,7 @@ def test_bad_overrides_of_the_brain_recipe(override, message):
     ("architecture=resnet34_unet image_size=[32,32] batch_size=1", "'batch_size': found 1, expected at least 2"),
     ("pretrained=resnet34.ckpt", "none but with architecture 'resnet34_unet'"),
     ("aug_flip_x=1.5", "from 0 to 1"),
+    ("threshold=1", "between 0 and 1"),
     ("aug_elastic=0.2", "from 0 to 0.1"),
     ("tta=z", "a picture has no z"),
     ("scoring=promise12", "none, patients, pixels or rand"),
@@ -210,6 +215,12 @@ def test_bad_overrides_of_the_brain_recipe(override, message):
 def test_bad_overrides_of_a_recipe_of_pictures(override, message):
     with pytest.raises(UserError, match=message):
         load_recipe("unet2d_lgg", overrides=override.split())
+
+
+def test_a_threshold_is_of_two_classes():
+    with pytest.raises(UserError, match="0.5 with more than two classes"):
+        load_recipe("vnet_hippocampus", overrides=["threshold=0.4"])
+    assert load_recipe(overrides=["threshold=0.4"]).threshold == 0.4
 
 
 def test_a_split_is_a_number_or_a_word():

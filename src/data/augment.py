@@ -23,7 +23,6 @@ DEFORM_MM = 26.0
 # ... and by up to this share of the shortest cell: below 0.403 nothing folds (Choi and Lee 2000, 3-D cubic B-splines).
 DEFORM_CELL = 0.4
 ROTATION_DEGREES = 15.0
-SCALE = 0.15
 SHIFT_SHARE = 0.05  # of the block's edge
 NOISE = (0.0, 0.1)  # standard deviation, in those of the z-scored image, as the next ones
 BRIGHTNESS = 0.25
@@ -43,6 +42,7 @@ class Augmentation:
         deform: B-spline deformation on a grid of 2 x 2 x 2 cells.
         histogram: histogram matching to another scan.
         rotate, scale, shift: in space, in mm.
+        scale_range: 0.15 scales by 0.85 to 1.15.
         mirror: of each of `mirror_axes`.
         noise, blur, brightness, contrast, gamma, low_resolution, bias: of the intensities.
         mirror_axes: 0, 1, 2 for x, y, z.
@@ -52,6 +52,7 @@ class Augmentation:
     histogram: float = 0.0
     rotate: float = 0.0
     scale: float = 0.0
+    scale_range: float = 0.15
     shift: float = 0.0
     mirror: float = 0.0
     noise: float = 0.0
@@ -66,9 +67,9 @@ class Augmentation:
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> "Augmentation":
         """Take the keys `aug_*` and `mirror_axes`."""
-        shares = {name.removeprefix("aug_"): value for name, value in recipe.items() if name.startswith("aug_")}
+        changes = {name.removeprefix("aug_"): value for name, value in recipe.items() if name.startswith("aug_")}
         axes = recipe["mirror_axes"]
-        return cls(**shares, mirror_axes=() if axes == "none" else tuple("xyz".index(axis) for axis in axes))
+        return cls(**changes, mirror_axes=() if axes == "none" else tuple("xyz".index(axis) for axis in axes))
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
                  spacing: Sequence[float] = (1.0, 1.0, 1.0), other: np.ndarray | None = None,
@@ -105,7 +106,7 @@ class Augmentation:
             return image[window], label[window]
         displacement = random_displacement(shape, spacing, rng) if deform else None
         angles = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, 3)) if rotate else np.zeros(3)
-        factor = rng.uniform(1 - SCALE, 1 + SCALE) if scale else 1.0
+        factor = 1 + self.scale_range * rng.uniform(-1, 1) if scale else 1.0
         offset = rng.uniform(-SHIFT_SHARE, SHIFT_SHARE, 3) * shape if shift else np.zeros(3)
         offset += [part.start for part in window]
         positions = source_positions(shape, affine_matrix(angles, factor, spacing), offset, displacement)

@@ -24,8 +24,8 @@ class Postprocess:
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> "Postprocess":
-        """Take `largest_component` from a recipe; one without the key keeps the largest component."""
-        return cls(largest_component=recipe.get("largest_component", True))
+        """Take `threshold` and `largest_component` from a recipe; one without the keys has the values above."""
+        return cls(recipe.get("threshold", THRESHOLD), recipe.get("largest_component", True))
 
     def mask(self, probability: np.ndarray) -> np.ndarray:
         """Return the mask (X, Y, Z) uint8.

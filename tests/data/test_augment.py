@@ -11,7 +11,6 @@ from src.data.augment import (
     BRIGHTNESS,
     DEFORM_MM,
     ROTATION_DEGREES,
-    SCALE,
     SHIFT_SHARE,
     Augmentation,
     random_displacement,
@@ -20,7 +19,7 @@ from src.overrides import load_recipe
 
 SLICES = (1.0, 1.0, 3.0)
 SHAPE = (96, 96, 32)  # 96 mm along each axis with SLICES
-ALL = {field.name: 1.0 for field in dataclasses.fields(Augmentation) if field.name != "mirror_axes"}
+ALL = {field.name: 1.0 for field in dataclasses.fields(Augmentation) if field.name not in ("mirror_axes", "scale_range")}
 AFFINE = Augmentation(rotate=1, scale=1, shift=1)
 SPACE = Augmentation(deform=1, rotate=1, scale=1, shift=1)
 INTENSITY = ("histogram", "noise", "blur", "brightness", "contrast", "gamma", "low_resolution", "bias")
@@ -100,10 +99,24 @@ def test_mirroring_is_exact_and_along_the_given_axes():
         assert 2 <= sum(np.array_equal(one, np.flip(label, axes)) for one in seen) <= 20
 
 
+@pytest.mark.parametrize("scale_range", [0.0, 0.1, 0.4])
+def test_scale_range_bounds_the_scaling(scale_range):
+    """By the volume of a ball: 24 draws fill the range and never leave it."""
+    rest = [f"aug_{name}={int(name == 'scale')}" for name in ALL]
+    augmentation = Augmentation.from_recipe(load_recipe(overrides=[*rest, f"aug_scale_range={scale_range}"]))
+    ball = (np.sum((np.indices((32, 32, 32)) - 15.5) ** 2, axis=0) < 8**2).astype(np.uint8)
+    factors = [np.cbrt(ball.sum() / augmentation(ball.astype(np.float32), ball, np.random.default_rng(seed))[1].sum())
+               for seed in range(24)]
+    assert 1 - scale_range - 0.03 < min(factors) <= 1 - 0.6 * scale_range + 0.02
+    assert 1 + 0.6 * scale_range - 0.02 <= max(factors) < 1 + scale_range + 0.03
+
+
 def test_from_recipe_takes_every_key():
-    recipe = load_recipe(overrides=[*(f"aug_{name}={i / 16}" for i, name in enumerate(ALL)), "mirror_axes=xz"])
+    shares = {name: i / 16 for i, name in enumerate(ALL)}
+    recipe = load_recipe(overrides=[*(f"aug_{name}={share}" for name, share in shares.items()), "mirror_axes=xz",
+                                    "aug_scale_range=0.2"])
     found = Augmentation.from_recipe(recipe)
-    assert dataclasses.asdict(found) == {**{name: i / 16 for i, name in enumerate(ALL)}, "mirror_axes": (0, 2)}
+    assert dataclasses.asdict(found) == {**shares, "scale_range": 0.2, "mirror_axes": (0, 2)}
 
 
 @pytest.mark.parametrize("augmentation", [AFFINE, SPACE])
@@ -129,7 +142,7 @@ def test_anatomy_is_scaled_and_not_sheared(seed):
     pairs = np.array(list(itertools.combinations(range(len(landmarks)), 2))).T
     ratios = np.divide(*(np.linalg.norm(np.subtract(*points[pairs]), axis=1) for points in (found, landmarks)))
     np.testing.assert_allclose(ratios, ratios.mean(), rtol=0.015)  # slices of 3 mm leave that much to chance
-    assert 1 / (1 + SCALE) - 0.01 < ratios.mean() < 1 / (1 - SCALE) + 0.01
+    assert 1 / 1.15 - 0.01 < ratios.mean() < 1 / 0.85 + 0.01
 
     box = np.zeros(SHAPE, np.uint8)
     box[30:66, 34:62, 10:22] = 1  # 36 x 28 x 36 mm

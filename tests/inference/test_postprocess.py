@@ -103,3 +103,11 @@ def test_postprocess_options():
     assert Postprocess().mask(probability).sum() == 2
     assert Postprocess(largest_component=False).mask(probability).sum() == 3
     assert Postprocess(threshold=0.7).mask(probability)[0, 0, 0] == 1
+
+
+def test_threshold_of_the_recipe():
+    probability = np.zeros((4, 4, 4), np.float32)
+    probability[1:3, 1:3, 1:3] = 0.45
+    assert Postprocess.from_recipe({}).threshold == 0.5
+    assert Postprocess.from_recipe(load_recipe()).mask(probability).sum() == 0
+    assert Postprocess.from_recipe(load_recipe(overrides=["threshold=0.4"])).mask(probability).sum() == 8
