@@ -19,7 +19,8 @@ from src.overrides import load_recipe
 
 SLICES = (1.0, 1.0, 3.0)
 SHAPE = (96, 96, 32)  # 96 mm along each axis with SLICES
-ALL = {field.name: 1.0 for field in dataclasses.fields(Augmentation) if field.name not in ("mirror_axes", "scale_range")}
+OTHERS = ("mirror_axes", "scale_range")
+ALL = {field.name: 1.0 for field in dataclasses.fields(Augmentation) if field.name not in OTHERS}
 AFFINE = Augmentation(rotate=1, scale=1, shift=1)
 SPACE = Augmentation(deform=1, rotate=1, scale=1, shift=1)
 INTENSITY = ("histogram", "noise", "blur", "brightness", "contrast", "gamma", "low_resolution", "bias")
