@@ -103,7 +103,7 @@ class LggManager(SliceManager):
         """Return FLAIR (x, y, z) of pictures (3, x, y, z)."""
         return image[FLAIR]
 
-    def block_label(self, label: np.ndarray, image: np.ndarray, grid: Geometry) -> np.ndarray:
+    def block_label(self, label: np.ndarray, grid: Geometry) -> np.ndarray:
         """Resize a label linearly with its picture: (X, Y, Z) uint8, 1 where at least one half is foreground."""
         return (resample(label.astype(np.float32), native_grid(label), grid) >= 0.5).astype(np.uint8)
 
