@@ -260,7 +260,7 @@ def _patients(folder: Path) -> list[Path]:
 def _is_patient(folder: Path) -> bool:
     """Return whether a folder's name or files are a patient's; a mask is named as a slice, but for its ending."""
     return not folder.name.startswith(".") and (folder.name.startswith("TCGA_") or any(
-        _SLICE.fullmatch(path.name) and not path.name.startswith(".") for path in folder.glob("*.tif")))
+        _SLICE.fullmatch(path.name) and not path.name.startswith(".") for path in folder.iterdir()))
 
 
 def _data_folder(data_path: Path) -> Path:
