@@ -23,7 +23,7 @@ logger = logging.getLogger("export")
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ckpt_file", type=Path, required=True, help="checkpoint to export")
-    parser.add_argument("--file_name", default="vnet", help="path and stem of the output (default: %(default)s)")
+    parser.add_argument("--file_name", help="path and stem of the output (default: vnet, or unet of a U-Net's recipe)")
     parser.add_argument("--file_format", nargs="+", default=["MINDIR"], choices=FORMATS,
                         help="one or more; AIR on Ascend only (default: MINDIR)")
     add_device_arguments(parser)

@@ -66,7 +66,12 @@ def checkpoint_name(epoch: int, step: int, recipe_name: str = "vnet_promise12") 
 
     `step` counts within the epoch, as MindSpore's own callback does.
     """
-    return f"checkpoint_{'vnet' if recipe_name.startswith('vnet') else 'unet'}-{epoch}_{step}.ckpt"
+    return f"checkpoint_{network_name(recipe_name)}-{epoch}_{step}.ckpt"
+
+
+def network_name(recipe_name: str) -> str:
+    """Return what files of a recipe's network are called: `vnet`, or `unet` of a U-Net's recipe."""
+    return "vnet" if recipe_name.startswith("vnet") else "unet"
 
 
 def save_checkpoint(path: Path, cell: nn.Cell, state: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ class LggManager(SliceManager):
         """Return FLAIR (x, y, z) of pictures (3, x, y, z)."""
         return image[FLAIR]
 
-    def block_label(self, label: np.ndarray, image: np.ndarray, grid: Geometry) -> np.ndarray:
+    def block_label(self, label: np.ndarray, grid: Geometry) -> np.ndarray:
         """Resize a label linearly with its picture: (X, Y, Z) uint8, 1 where at least one half is foreground."""
         return (resample(label.astype(np.float32), native_grid(label), grid) >= 0.5).astype(np.uint8)
 
@@ -260,7 +260,7 @@ def _patients(folder: Path) -> list[Path]:
 def _is_patient(folder: Path) -> bool:
     """Return whether a folder's name or files are a patient's; a mask is named as a slice, but for its ending."""
     return not folder.name.startswith(".") and (folder.name.startswith("TCGA_") or any(
-        _SLICE.fullmatch(path.name) and not path.name.startswith(".") for path in folder.glob("*.tif")))
+        _SLICE.fullmatch(path.name) and not path.name.startswith(".") for path in folder.iterdir()))
 
 
 def _data_folder(data_path: Path) -> Path:

@@ -3,6 +3,8 @@
 The only file that knows Pillow, whose arrays are (y, x) or (y, x, channel); everywhere else a picture is (C, x, y).
 """
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from PIL import Image
 
 from src.errors import DataError, UserError
 from src.files import atomic_path
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".tif", ".tiff", ".png", ".gif")
 _GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -143,8 +147,13 @@ def size_text(shape: tuple[int, ...]) -> str:
 
 def _read(path: Path, take: Any) -> Any:
     try:
-        with Image.open(path) as image:
-            return take(image)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with Image.open(path) as image:
+                found = take(image)
+        for warning in said:  # only of pictures that are read for all that: the others' problem is told
+            logger.warning("%s: %s", path, " ".join(str(warning.message).split()))
+        return found
     except DataError:
         raise
     except FileNotFoundError as error:

@@ -98,8 +98,8 @@ class SliceManager(DataManager):
         self.normalise(block, None if region is None else resize_nearest(region, grid.size))
         return block, grid
 
-    def block_label(self, label: np.ndarray, image: np.ndarray, grid: Geometry) -> np.ndarray:
-        """Bring a label (x, y, z) of pictures (C, x, y, z) onto the grid of the network's: (X, Y, Z) uint8."""
+    def block_label(self, label: np.ndarray, grid: Geometry) -> np.ndarray:
+        """Bring a label (x, y, z) of pictures onto the grid of the network's: (X, Y, Z) uint8."""
         return resize_nearest(label, grid.size)
 
     def read_preprocessed(self, case: Case) -> tuple[np.ndarray, np.ndarray | None, Geometry, np.ndarray, Geometry]:
@@ -130,7 +130,7 @@ class SliceManager(DataManager):
             return Sample(case.case_id, block, None, grid, native)
         count = int(label.sum())
         cropped = 1 - int(label[self.crop_box(image)].sum()) / count if count else 0.0
-        return Sample(case.case_id, block, self.block_label(label, image, grid), grid, native, cropped,
+        return Sample(case.case_id, block, self.block_label(label, grid), grid, native, cropped,
                       count * native.voxel_volume / 1000)
 
     def paste_back(self, probability: np.ndarray, block: Geometry, native: Geometry) -> np.ndarray:

@@ -19,7 +19,8 @@ import numpy as np
 from easydict import EasyDict
 from mindspore import Tensor
 
-from src.checkpoint import Checkpoint, load_parameters
+from src.checkpoint import Checkpoint, load_parameters, network_name
+from src.config import DEFAULT_RECIPE
 from src.data import build_manager
 from src.errors import UserError
 from src.files import atomic_path, write_json
@@ -47,8 +48,8 @@ PREPROCESSING = ("dstRes", "VolSize", "normDir", "intensity_percentiles")
 PICTURE_PREPROCESSING = ("task", "image_size", "classes")
 
 
-def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] = ("MINDIR",), batch_size: int = 1,
-                      data_path: Path | None = None, device_target: str = "CPU",
+def export_checkpoint(checkpoint_path: Path, name: str | None = None, formats: Sequence[str] = ("MINDIR",),
+                      batch_size: int = 1, data_path: Path | None = None, device_target: str = "CPU",
                       changes: Mapping[str, Any] | None = None) -> Path:
     """Write the bundle folder `NAME_bundle` and, for each format, `NAME.mindir` and so on beside it.
 
@@ -58,7 +59,7 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
 
     Args:
         checkpoint_path: of a trained network.
-        name: path and stem of what is written, such as `vnet`.
+        name: path and stem of what is written; None: `vnet`, or `unet` of a U-Net's recipe, in the present folder.
         formats: of `FORMATS`.
         batch_size: of the exported input, which is fixed: (batch_size, 1, *VolSize), or of pictures
             (batch_size, channels, H, W).
@@ -75,12 +76,9 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
         UserError: a format or a name that cannot be written here, no real case, a probability that is not finite,
             or a model or the CPU kernels do not agree. Nothing is left behind then, and an earlier bundle stays.
     """
-    name = _checked_name(name)
+    if name is not None:
+        name = _checked_name(name, formats)
     check_formats(formats, device_target)
-    for kind in formats:
-        beside = Path(f"{name}.{kind.lower()}")
-        if beside.is_dir():
-            raise UserError(f"{beside}: is a folder, expected a place for the model; choose another --file_name")
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, expected 1 or more")
     with stock_kernels():  # an exported graph has to run where our kernels are not
@@ -88,6 +86,8 @@ def export_checkpoint(checkpoint_path: Path, name: str, formats: Sequence[str] =
     if recipe["task"] == "brain_tumour":
         raise UserError(f"{checkpoint_path}: a checkpoint of task {recipe['task']}, and bundles hold no 3-D network "
                         "of several channels; predict with --ckpt_path")
+    if name is None:
+        name = _checked_name(network_name(checkpoint.state.get("recipe_name", DEFAULT_RECIPE)), formats)
     golden = golden_input(checkpoint, recipe, build_manager(recipe), data_path)
     batch = np.repeat(golden.array[None], batch_size, axis=0)
     expected = predictor.predict_batch(batch)
@@ -157,13 +157,17 @@ def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np
             "conv_algorithm": algorithm}
 
 
-def _checked_name(name: str) -> str:
-    """Return `name` without the suffix that people add by habit."""
+def _checked_name(name: str, formats: Sequence[str]) -> str:
+    """Return `name` without the suffix that people add by habit, after a look at the places of the models."""
     path = Path(name)
     if path.suffix.lower().lstrip(".") in {kind.lower() for kind in FORMATS}:
         path = path.with_suffix("")
     if not path.name or path.is_dir() and str(name).endswith("/"):
         raise UserError(f"--file_name {name!r}: expected a path and stem such as vnet or out/vnet")
+    for kind in formats:
+        beside = Path(f"{path}.{kind.lower()}")
+        if beside.is_dir():
+            raise UserError(f"{beside}: is a folder, expected a place for the model; choose another --file_name")
     return str(path)
 
 

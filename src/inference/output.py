@@ -33,8 +33,6 @@ from src.report.html import write_report
 logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.html"
-PIXEL_NOTE = ("Pictures carry no scale: distances given in mm are pixels here (between slices, too), and volumes given "
-              "in ml are thousands of pixels.")
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
     make_folder(folders.results, "output folder")
     cases = checked_cases(get_task(recipe.task), data_path, names, manager)
     checkpoints = [checkpoint] if isinstance(checkpoint, Checkpoint) else list(checkpoint)
-    notes = [*([PIXEL_NOTE] if is_2d(recipe) else []), *_training_overlap(checkpoints, names)]
+    notes = _training_overlap(checkpoints, names)
     pictures: dict[str, bytes] = {}
     scoring = recipe.get("scoring", "none")
     scorer = get_scoring(scoring, manager.classes)
@@ -119,7 +117,7 @@ def evaluate_split(predictor: Predictor, recipe: EasyDict, checkpoint: Checkpoin
     write_json(folders.results / "summary.json", summary)
     write_report(folders.results / REPORT_NAME, f"Evaluation of {checkpoint_title(checkpoints)}", plain(recipe), rows,
                  summary, _history(checkpoints), all_pictures, notes)
-    logger.info("%s", format_table(rows))
+    logger.info("%s", format_table(rows, is_2d(recipe)))
     logger.info("report: %s", folders.results / REPORT_NAME)
     if save_predictions:
         logger.info("masks: %s", folders.predictions)

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -52,6 +52,7 @@ METRICS = (
     Metric("volume_ml_prediction", "Predicted", "ml", 2, "volume of the predicted mask"),
     Metric("volume_ml_reference", "Reference", "ml", 2, "volume of the reference mask"),
 )
+_PIXEL_UNITS = {"mm": "px", "ml": "1000 px"}
 FLAGS = {
     "both empty": "counted as Dice 1 and distances 0",
     "empty prediction": "counted as Dice 0, distances = the image's diagonal, RVD -100 %",
@@ -65,6 +66,13 @@ CLASS_FLAGS = {
 }
 FLAG_SEPARATOR = "; "
 _CLASS_DICE = re.compile(r"dice_(\d+)")
+
+
+def metrics_of(pixels: bool) -> tuple[Metric, ...]:
+    """`METRICS`; of `pixels`, where a voxel is 1 mm³ for want of a scale, in pixels and thousands of them."""
+    if not pixels:
+        return METRICS
+    return tuple(replace(metric, unit=_PIXEL_UNITS.get(metric.unit, metric.unit)) for metric in METRICS)
 
 
 def class_metrics(classes: int) -> tuple[Metric, ...]:
@@ -222,16 +230,17 @@ def read_rows(path: str | PathLike) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_table(rows: Sequence[Row], pixels: bool = False) -> str:
     """The rows as aligned text, worst Dice first, with mean, sd and median under them and the flagged count last.
 
-    With more than two classes a second table shows each of them, worst mean Dice first.
+    With more than two classes a second table shows each of them, worst mean Dice first. `pixels` is as for
+    `metrics_of`.
 
     Raises:
         ValueError: as `summarise`.
     """
     summary = summarise(rows)
-    tables = [_table(worst_first(rows), METRICS, summary, flagged=True)]
+    tables = [_table(worst_first(rows), metrics_of(pixels), summary, flagged=True)]
     if further := class_metrics(classes_of(rows)):
         tables += ["", _table(worst_first(rows, "dice_mean"), further, summary, flagged=False)]
     return "\n".join([*tables, flag_note(summary)])

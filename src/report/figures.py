@@ -26,7 +26,8 @@ _THEMES: Mapping[bool, Mapping[str, str]] = {
     False: {"text": "#3b4452", "grid": "#e3e7ee", "line": "#2563eb", "mark": "#c2410c"},
     True: {"text": "#c3cad6", "grid": "#2b3340", "line": "#6ea8fe", "mark": "#fb923c"},
 }
-CURVES = {"loss": "Training loss", "val_dice": "Validation Dice", "lr": "Learning rate"}
+CURVES = {"loss": "Training loss", "val_loss": "Validation loss", "val_dice": "Validation Dice",
+          "lr": "Learning rate"}
 
 
 def overlay_png(

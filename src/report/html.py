@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from src.files import write_text
-from src.metrics.cases import METRICS, Metric, Row, class_metrics, classes_of, flag_note, worst_first
+from src.metrics.cases import Metric, Row, class_metrics, classes_of, flag_note, metrics_of, worst_first
+from src.recipe_rules import is_2d
 from src.report.figures import CURVES, PREDICTION_COLOURS, REFERENCE_COLOURS, available_curves, curves_png
 
 PACKAGES = ("mindspore", "numpy", "scipy", "SimpleITK", "pandas", "matplotlib")
@@ -25,7 +26,6 @@ OUTLINES = {
     "prediction": ("Prediction", PREDICTION_COLOURS, 3),
     "reference": ("Reference (ground truth)", REFERENCE_COLOURS, 5),
 }
-_CHECKS = {metric.key: metric for metric in METRICS}
 
 
 def write_report(
@@ -45,7 +45,8 @@ def write_report(
     Args:
         path: the file, written whole or not at all.
         title: heading of the page.
-        recipe: the settings of the run; values of any JSON type. Its `classes`, where it has them, are in the legend.
+        recipe: the settings of the run; values of any JSON type. Its `classes`, where it has them, are in the legend;
+            of a recipe for pictures distances are given in pixels.
         rows: of `evaluate_case`; shown worst Dice first, and with several classes each class in a table of its own.
             Empty when there was no reference.
         summary: of `summarise` for the same rows; None only without rows.
@@ -67,12 +68,13 @@ def write_report(
     ordered = worst_first(rows)
     anchors = {case_id: f"case-{number}" for number, case_id in enumerate(_picture_order(ordered, pictures), 1)}
     now = datetime.datetime.now().astimezone()
+    metrics = {metric.key: metric for metric in metrics_of(is_2d(recipe))}
     sections = [
-        _headlines(summary, classes_of(rows)) if rows and summary else "",
+        _headlines(summary, classes_of(rows), metrics) if rows and summary else "",
         _notes(notes),
-        _metrics_section(rows, summary, anchors) if rows and summary else "",
+        _metrics_section(rows, summary, anchors, metrics) if rows and summary else "",
         _curves(history) if trained and history is not None else "",
-        _cases(anchors, pictures, {row["case_id"]: row for row in rows}, outlines, recipe.get("classes", 2)),
+        _cases(anchors, pictures, {row["case_id"]: row for row in rows}, outlines, recipe.get("classes", 2), metrics),
         _settings(recipe, package_versions() if versions is None else versions),
     ]
     # The policy lets the page load nothing and run nothing but our own script, whatever a case is called.
@@ -150,7 +152,7 @@ def _facts(rows: Sequence[Row], history: pd.DataFrame | None, now: datetime.date
     return facts
 
 
-def _headlines(summary: Mapping[str, Any], classes: int) -> str:
+def _headlines(summary: Mapping[str, Any], classes: int, metrics: Mapping[str, Metric]) -> str:
     def tile(name: str, value: str, unit: str, detail: str, kind: str = "") -> str:
         unit = f' <span class="unit">{escape(unit)}</span>' if unit else ""
         return (
@@ -163,9 +165,9 @@ def _headlines(summary: Mapping[str, Any], classes: int) -> str:
         each = ", ".join(
             f"{metric.heading}: {metric.text(summary[metric.key]['mean'])}" for metric in _class_dices(classes)
         )
-        tiles.append(tile("Mean Dice of classes", _CHECKS["dice"].text(summary["dice_mean"]["mean"]), "", each))
+        tiles.append(tile("Mean Dice of classes", metrics["dice"].text(summary["dice_mean"]["mean"]), "", each))
     for key, name in HEADLINES:
-        metric, statistics = _CHECKS[key], summary[key]
+        metric, statistics = metrics[key], summary[key]
         text = {name: metric.text(statistics[name]) for name in ("mean", "sd", "median")}
         tiles.append(tile(name, text["mean"], metric.unit, f"± {text['sd']}, median {text['median']}"))
     tiles.append(tile("Cases", str(summary["cases"]), "", f"Dice {summary['dice']['min']:.3f} to "
@@ -183,12 +185,16 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<section class="notes"><strong>Notes</strong><ul>{items}</ul></section>\n'
 
 
-def _metrics_section(rows: Sequence[Row], summary: Mapping[str, Any], anchors: Mapping[str, str]) -> str:
-    distances = "Distances are millimetres on the image's own grid."
+def _metrics_section(
+    rows: Sequence[Row], summary: Mapping[str, Any], anchors: Mapping[str, str], metrics: Mapping[str, Metric]
+) -> str:
+    unit = "millimetres" if metrics["hausdorff"].unit == "mm" else "pixels, between slices too,"
+    distances = f"Distances are {unit} on the image's own grid."
     note = f"Worst Dice first. {distances} {flag_note(summary)}"
     further = class_metrics(classes_of(rows))
     name = "Metrics, all classes as one foreground" if further else "Metrics"
-    section = _table_section(name, _metrics_table(worst_first(rows), METRICS, summary, anchors), note)
+    table = _metrics_table(worst_first(rows), list(metrics.values()), summary, anchors, bool(summary["flagged"]))
+    section = _table_section(name, table, note)
     if further:
         table = _metrics_table(worst_first(rows, "dice_mean"), further, summary, anchors)
         section += _table_section("Metrics of each class", table, f"Worst mean Dice first. {distances}")
@@ -196,9 +202,9 @@ def _metrics_section(rows: Sequence[Row], summary: Mapping[str, Any], anchors: M
 
 
 def _metrics_table(
-    rows: Sequence[Row], metrics: Sequence[Metric], summary: Mapping[str, Any], anchors: Mapping[str, str]
+    rows: Sequence[Row], metrics: Sequence[Metric], summary: Mapping[str, Any], anchors: Mapping[str, str],
+    flagged: bool = False,
 ) -> str:
-    flagged = bool(summary["flagged"]) and metrics is METRICS
     head = ['<th scope="col">Case</th>']
     for metric in metrics:
         unit = f' <span class="unit">{escape(metric.unit)}</span>' if metric.unit else ""
@@ -261,7 +267,7 @@ def _curves(history: pd.DataFrame) -> str:
 
 def _cases(
     anchors: Mapping[str, str], pictures: Mapping[str, bytes], rows: Mapping[str, Row], outlines: Sequence[str],
-    classes: int,
+    classes: int, metrics: Mapping[str, Metric],
 ) -> str:
     if not anchors:
         return ""
@@ -279,7 +285,7 @@ def _cases(
         facts = ""
         if case_id in rows:
             row = rows[case_id]
-            shown = [_CHECKS[key] for key in ("dice", "hausdorff", "hd95", "rvd")]
+            shown = [metrics[key] for key in ("dice", "hausdorff", "hd95", "rvd")]
             shown += _class_dices(classes_of([row]))
             facts = "".join(
                 f'<span class="quiet small">{metric.heading} {metric.text(row[metric.key])} {metric.unit}</span>'

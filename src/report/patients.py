@@ -130,8 +130,10 @@ def dsc_png(rows: Sequence[Row]) -> bytes:
     axes.barh(places, values, height=0.68, color=_BAR)
     for place, value in zip(places, values, strict=True):
         axes.text(1.012, place, f"{value:.3f}", va="center", ha="left", fontsize=8.5, color=_TEXT)
-    for name, value, colour in (("mean", values.mean(), "#d62728"), ("median", np.median(values), "#1a9641")):
-        axes.axvline(float(value), color=colour, linewidth=1.8, label=f"{name} {value:.4f}", zorder=3)
+    # The median's line is the thinner one and in front, so that both can be seen where they are equal, as of two.
+    lines = (("mean", values.mean(), "#d62728", 4.0), ("median", np.median(values), "#1a9641", 1.6))
+    for name, value, colour, width in lines:
+        axes.axvline(float(value), color=colour, linewidth=width, label=f"{name} {value:.4f}", zorder=3)
     axes.set_yticks(places, [row["case_id"] for row in ordered])
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlim(0, 1)

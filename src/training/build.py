@@ -125,8 +125,7 @@ def _build_validation(manager: DataManager, cases: Sequence[Case], recipe: EasyD
     predictor: Predictor
     mean_loss: Callable[[], float] | None = None
     if is_2d(recipe):
-        predictor = LossPredictor(network, build_loss(recipe), recipe, validation_labels(manager, cases, backend),
-                                  backend)
+        predictor = LossPredictor(network, build_loss(recipe), recipe, validation_labels(validation), backend)
         mean_loss = predictor.mean_loss
     else:
         predictor = wrap_predictor(NetworkPredictor(network), recipe)

@@ -10,9 +10,18 @@ import numpy as np
 from src.data import get_task
 from src.errors import DataError, UserError
 from src.files import write_json
-from src.inference.output import PIXEL_NOTE
 from src.inference.scoring import get_scoring, write_scoring
-from src.metrics.cases import METRICS, Metric, Row, class_metrics, classes_of, read_rows, summarise, write_metrics_csv
+from src.metrics.cases import (
+    METRICS,
+    Metric,
+    Row,
+    class_metrics,
+    classes_of,
+    metrics_of,
+    read_rows,
+    summarise,
+    write_metrics_csv,
+)
 from src.metrics.text import text_table
 from src.overrides import apply_overrides, plain, read_changes
 from src.recipe_rules import is_2d
@@ -49,7 +58,7 @@ def collect(plan: CrossValidation) -> dict[str, Any] | None:
                         plan.seed_folder(seed))
             continue
         rows = _rows(plan, seed)
-        metrics = (*METRICS, *class_metrics(classes_of(rows)))
+        metrics = (*metrics_of(is_2d(plan.recipe)), *class_metrics(classes_of(rows)))
         of_seeds[seed] = _write_seed(plan, seed, rows, metrics)
     if len(of_seeds) < len(plan.seeds):
         return None
@@ -124,8 +133,6 @@ def _write_seed(plan: CrossValidation, seed: int, rows: Sequence[Row], metrics: 
     if plan.checkpoint == "best":
         notes.append("The best checkpoint of a fold is chosen by the Dice of the cases that are scored here, so these "
                      "figures are too good; evaluate the last one to compare.")
-    if is_2d(plan.recipe):
-        notes.append(PIXEL_NOTE)
     recipe = {key: value for key, value in plain(plan.fold_recipe(seed, 0)).items() if key != "fold"}
     write_report(folder / "report.html", f"Cross-validation of {plan.recipe_name}, {len(plan.folds)} folds, seed "
                  f"{seed}", recipe, rows, summary, None, {}, notes)

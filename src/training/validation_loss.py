@@ -9,11 +9,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.backend import Backend
-from src.collectives import gather_shares, share
-from src.data import Case
-from src.data.data_manager import DataManager
-from src.errors import UserError
+from src.collectives import gather_shares
+from src.data.slices import SliceManager
 from src.inference.compose import wrap_predictor
+from src.inference.evaluate import NativeCase, ValidationSet
 from src.inference.predictor import NetworkPredictor
 from src.networks import ForegroundProbability
 
@@ -74,17 +73,15 @@ class _LogitsKeeper(NetworkPredictor):
         return self.probability(Tensor(self.logits[-1])).asnumpy().copy()
 
 
-def validation_labels(manager: DataManager, cases: Sequence[Case], backend: Backend) -> list[np.ndarray]:
+def validation_labels(validation: ValidationSet) -> list[np.ndarray]:
     """Return the labels (X, Y, Z) uint8 of this rank's cases as the network would see them, for `LossPredictor`.
 
-    Raises:
-        UserError: a case has no ground truth.
+    Args:
+        validation: of pictures, in memory: nothing is read again. Outside of a case's region its label is 0.
     """
-    labels = []
-    for case in share(backend, cases):
-        label = manager.load_label(case).label
-        if label is None:
-            raise UserError(f"{case.case_id}: {case.image_path} has no ground truth, and validation needs one; take "
-                            "the case out of the validation split")
-        labels.append(label)
+    manager, labels = validation.manager, []
+    assert isinstance(manager, SliceManager)
+    for case in validation.cases:
+        assert isinstance(case, NativeCase) and case.label is not None
+        labels.append(manager.block_label(case.label, case.block))
     return labels

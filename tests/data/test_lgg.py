@@ -13,9 +13,6 @@ from src.data.picture_files import read_mask
 from src.errors import DataError, UserError
 from tests.pictures import make_lgg
 
-# Pillow warns of damaged TIFF files before it gives up.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-
 NAME = "TCGA_XX_0001_20000101"
 
 
@@ -48,6 +45,16 @@ def test_names_and_cases(patient):
     assert [problem.split(":")[0] for problem in caught.value.problems] == [NAME, "TCGA_YY", names[1]]
     for word, problem in zip(("no mask", "is missing", "named twice"), caught.value.problems, strict=True):
         assert word in problem
+
+
+def test_a_patient_of_any_name_and_suffix(patient):
+    """As `patient_files` reads them: .tif or .tiff, in small letters or capitals."""
+    (patient.parent / "b").mkdir()
+    patient.rename(patient.parent / "a")
+    for file in (patient.parent / "a").iterdir():
+        file.rename(file.with_suffix(".TIFF"))
+    assert lgg.all_names(patient.parent) == ["TCGA_XX_0002_20000101", "a"]
+    assert lgg.patient_files(patient.parent / "a", need_masks=True)[2] == []
 
 
 def test_folders_that_are_none(tmp_path):

@@ -1,9 +1,12 @@
 """Pictures are read as stored, transposed; whatever is wrong with a file is a DataError that names it."""
 
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from src.data import picture_files
 from src.data.picture_files import (
     PictureReader,
     luma,
@@ -15,8 +18,6 @@ from src.data.picture_files import (
 )
 from src.errors import DataError, UserError
 
-# Pillow warns of damaged TIFF files before it gives up.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns
 COLOUR = np.stack([GREY, GREY + 100, 255 - GREY], axis=-1)
 
@@ -122,6 +123,21 @@ def test_a_cut_off_file_is_damaged(tmp_path, suffix, options):
         path.write_bytes(whole[:int(share * len(whole))])
         with pytest.raises(DataError, match=f"a{suffix}"):
             read_picture(path)
+
+
+def test_what_pillow_warns_of_is_told_of_pictures_that_are_read(tmp_path, caplog, recwarn):
+    path = save(tmp_path / "a.tif", GREY)
+
+    def warned(image):
+        warnings.warn("odd\n  tag", UserWarning, stacklevel=1)
+        return "read" if image.size == (4, 3) else ""
+
+    assert picture_files._read(path, warned) == "read"
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: odd tag"]
+    path.write_bytes(path.read_bytes()[:20])  # Pillow warns of this, and then fails
+    with pytest.raises(DataError):
+        read_picture(path)
+    assert len(caplog.records) == 1 and not recwarn.list
 
 
 def test_random_damage_never_ends_in_another_error(tmp_path):

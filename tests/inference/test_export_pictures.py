@@ -11,6 +11,7 @@ import predict as predict_script
 from src.checkpoint import load_checkpoint, save_checkpoint
 from src.data import build_manager, get_task
 from src.data.lgg import LggManager
+from src.errors import UserError
 from src.inference.bundle import check_golden, load_bundle_predictor, read_bundle
 from src.inference.export import export_checkpoint
 from src.inference.golden import generated_picture, golden_input
@@ -102,3 +103,13 @@ def test_prediction_from_the_bundle_is_that_of_the_checkpoint(exported, trained,
     masks, others = ([np.asarray(Image.open(tmp_path / option / patient.name / f"{patient.name}_{k}_mask.tif"))
                       for k in (1, 2, 3)] for option in ("--bundle", "--ckpt_path"))
     assert np.mean(np.array(masks) != np.array(others)) < 1e-3
+
+
+def test_without_a_name_the_files_are_called_as_the_network(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert export_checkpoint(trained / "checkpoint_unet-1_1.ckpt") == Path("unet_bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["unet.mindir", "unet_bundle"]
+    (tmp_path / "unet.mindir").unlink()
+    (tmp_path / "unet.mindir").mkdir()
+    with pytest.raises(UserError, match="unet.mindir: is a folder"):
+        export_checkpoint(trained / "checkpoint_unet-1_1.ckpt")

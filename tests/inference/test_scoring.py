@@ -1,6 +1,7 @@
 """Pictures from files to results: what each scoring writes, and that only the region counts."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,8 @@ def files(folder) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_patients(tmp_path):
+def test_patients(tmp_path, caplog):
+    caplog.set_level("INFO")
     names = make_lgg(tmp_path / "data", patients=2, slices=3, size=48)
     recipe = load_recipe("unet2d_lgg", overrides=SMALL)
     rows = evaluate(tmp_path, recipe, names, bright(1.5, channel=1))
@@ -52,7 +54,10 @@ def test_patients(tmp_path):
                      for k in (1, 2, 3)])
     assert set(np.unique(mask)) == {0, 255}
     assert np.count_nonzero(mask) / 1000 == pytest.approx(rows[0]["volume_ml_prediction"])
-    assert "distances given in mm are pixels here" in (tmp_path / "out" / "report.html").read_text()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "Distances are pixels" in report and "Predicted [1000 px]" in caplog.text
+    for text in (report, caplog.text):  # pictures carry no scale
+        assert not re.search(r"\b(mm|ml)\b|millimetre", text)
 
 
 def test_only_the_field_of_view_counts(tmp_path):

@@ -6,11 +6,15 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from numpy.lib.stride_tricks import sliding_window_view
 
 from src.errors import UserError
 from src.networks import ResNet34UNet, build_network, pretrained, start_from_pretrained
 from src.networks.pretrained import encoder_name, load_pretrained
+from src.ops import PictureLayout
 from src.overrides import load_recipe
+from tests.ops.reference import relative_error
+from tests.ops.test_conv import convolve
 
 NORM = {"torch": ("weight", "bias", "running_mean", "running_var"),
         "zoo": ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -76,6 +80,45 @@ def test_each_programs_names(style, network, tmp_path, monkeypatch):
             ("layers.1.0.shortcut.norm.moving_mean", f"layer2.0.{SHORTCUT[style]}.1.{mean}")):
         np.testing.assert_array_equal(value(network, f"encoder.{ours}"), content[theirs])
     np.testing.assert_array_equal(value(network, "blocks.0.first.conv.weight"), decoder)
+
+
+def torchvision_features(x: np.ndarray, content: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Return what torchvision's ResNet-34 makes of x at 1/2, 1/4, ... 1/32, by its definition and names, in float64."""
+    def unit(x, conv, norm, stride, pad):
+        y = convolve(x, content[f"{conv}.weight"], (stride, stride), (pad, pad), (pad, pad))
+        weight, bias, mean, variance = (content[f"{norm}.{part}"][:, None, None].astype(np.float64)
+                                        for part in NORM["torch"])
+        return (y - mean) / np.sqrt(variance + 1e-5) * weight + bias
+
+    found = [np.maximum(unit(x, "conv1", "bn1", 2, 3), 0)]
+    bordered = np.pad(found[0], [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=-np.inf)
+    x = sliding_window_view(bordered, (3, 3), (2, 3))[:, :, ::2, ::2].max((4, 5))
+    for layer, blocks in enumerate((3, 4, 6, 3), 1):
+        for k in range(blocks):
+            name, stride = f"layer{layer}.{k}", 2 if layer > 1 and k == 0 else 1
+            y = np.maximum(unit(x, f"{name}.conv1", f"{name}.bn1", stride, 1), 0)
+            y = unit(y, f"{name}.conv2", f"{name}.bn2", 1, 1)
+            if f"{name}.downsample.0.weight" in content:
+                x = unit(x, f"{name}.downsample.0", f"{name}.downsample.1", stride, 0)
+            x = np.maximum(x + y, 0)
+        found.append(x)
+    return found
+
+
+def test_the_encoder_computes_what_torchvisions_does(network, tmp_path, monkeypatch):
+    content = weights("torch")
+    for name, array in content.items():
+        if array.ndim == 4:
+            content[name] = array / np.float32(np.sqrt(array[0].size))  # else numbers grow from layer to layer
+    monkeypatch.setattr(pretrained, "_read", lambda path: content)
+    load_pretrained(network, tmp_path / "a.pth")
+    network.set_train(False)
+    x = np.random.default_rng(1).normal(size=(1, 3, 64, 32)).astype(np.float32)
+    expected = torchvision_features(x, content)
+    features = [PictureLayout(False)(feature).asnumpy() for feature in network.encoder(Tensor(x))]
+    assert len(features) == len(expected) == 5
+    for mine, theirs in zip(features, expected, strict=True):
+        assert relative_error(mine, theirs) < 1e-4
 
 
 def test_names_without_a_place():

@@ -173,5 +173,11 @@ def test_curves_without_validation(history):
         curves_png(history.iloc[:0])
 
 
+def test_curves_of_pictures_show_their_validation_loss(history):
+    whole = history.assign(val_loss=history["loss"] + 0.1)
+    assert available_curves(whole) == ["loss", "val_loss", "val_dice", "lr"]
+    assert Image.open(io.BytesIO(curves_png(whole))).size == (4 * 880, 580)
+
+
 def test_curve_of_one_epoch(history):
     assert Image.open(io.BytesIO(curves_png(history.iloc[1:2]))).size == (3 * 880, 580)

@@ -123,6 +123,14 @@ def test_chart_has_a_bar_a_patient_and_lines_at_mean_and_median(monkeypatch):
     assert dsc_png(ROWS) == dsc_png(ROWS)
 
 
+def test_both_lines_can_be_seen_where_they_are_equal():
+    """As they always are with two patients."""
+    picture = np.asarray(Image.open(io.BytesIO(dsc_png(ROWS[:2]))).convert("RGB")).astype(int)
+    for a, b in ((0, 1), (1, 0)):
+        coloured = (picture[..., a] > 140) & (picture[..., b] < 90)
+        assert (coloured.sum(axis=0) > picture.shape[0] / 2).any()
+
+
 @pytest.mark.parametrize(("rows", "message"), [
     ([], "no patient"), ([{"case_id": "A", "dice": np.nan}], "case A: dice is nan"),
     ([{"case_id": "B", "dice": 1.5}], "case B: dice is 1.5")])

@@ -161,14 +161,16 @@ def test_promise12_out_of_fold(run_plan):
     assert not list(other.output.rglob("promise12*")), "tables of another evaluation"
 
 
-def test_pictures_out_of_fold(given, processes):
+def test_pictures_out_of_fold(given, processes, caplog):
+    caplog.set_level("INFO")
     given["split_path"].write_text("".join(f"Case{number:02d}.png\n" for number in range(7)))
     plan = plan_cross_validation(recipe_name="unet2d_em", folds=3, changes=["scoring=patients"], **given)
     for fold in plan.folds:
         run_fold(plan, 1, fold)
     assert collect(plan)["dice"]["mean"] == pytest.approx(0.53)
     assert (plan.output / "seed1" / "dsc.png").read_bytes().startswith(b"\x89PNG")
-    assert "distances given in mm are pixels here" in (plan.output / "seed1" / "report.html").read_text()
+    assert "Distances are pixels" in (plan.output / "seed1" / "report.html").read_text()
+    assert "Hausdorff [px]" in caplog.text and "[mm]" not in caplog.text
     scored = plan_cross_validation(recipe_name="unet2d_em", folds=3, changes=["scoring=patients"],
                                    eval_changes=("scoring=rand",), **given)
     keys = ["rand_error", "rand_split", "rand_merge", *THRESHOLDS]

@@ -5,14 +5,13 @@ import pytest
 from mindspore import nn
 
 from src.backend import Backend
-from src.data.case import Case
-from src.data.data_manager import Sample
-from src.data.geometry import Geometry
-from src.errors import UserError
+from src.data import build_manager, drive, em, lgg
+from src.inference.evaluate import ValidationSet
 from src.losses import build_loss
 from src.overrides import load_recipe
 from src.training import validation_loss as module
 from src.training.validation_loss import LossPredictor, validation_labels
+from tests.pictures import make_drive, make_em, make_lgg
 from tests.training.helpers import PictureNetwork
 
 # Slices of the cases: a batch and a part of one; one slice; whole batches.
@@ -75,19 +74,17 @@ def test_the_mean_is_over_the_cases_of_all_ranks(monkeypatch):
     assert predictor.mean_loss() == 2.0
 
 
-def test_labels_are_those_of_the_rank_and_have_to_be_there(tmp_path):
-    grid = Geometry((6, 4, 1))
-
-    class Manager:
-        def load_label(self, case):
-            number = int(case.case_id)
-            label = None if number == 3 else np.full((6, 4, 1), number, np.uint8)
-            return Sample(case.case_id, np.zeros((1, 6, 4, 1), np.float32), label, grid, grid)
-
-    def of(*numbers):
-        return [Case(str(number), tmp_path / f"{number}.png") for number in numbers]
-
-    labels = validation_labels(Manager(), of(0, 1, 2), Backend("CPU", rank=0, world_size=2))
-    assert [label.max() for label in labels] == [0, 2]
-    with pytest.raises(UserError, match=r"3: .*3\.png has no ground truth, and validation needs one"):
-        validation_labels(Manager(), of(2, 3), Backend("CPU"))
+@pytest.mark.parametrize(("task", "make"), [(lgg, make_lgg), (drive, make_drive), (em, make_em)])
+def test_labels_are_those_that_training_would_see_and_nothing_is_read_again(task, make, tmp_path, monkeypatch):
+    """Those of the rank; the drawn vessels of DRIVE all lie in the field of view."""
+    make(tmp_path)
+    recipe = load_recipe(f"unet2d_{task.__name__.rpartition('.')[2]}", overrides=["image_size=[32,48]"])
+    manager, cases = build_manager(recipe), task.find_cases(tmp_path, task.all_names(tmp_path)[:3])
+    expected = [manager.load(case).label for case in cases]
+    validation = ValidationSet(manager, cases, Backend("CPU", rank=0, world_size=2))
+    monkeypatch.setattr(manager, "read_pictures", None)
+    labels = validation_labels(validation)
+    assert len(labels) == 2
+    for found, wanted in zip(labels, expected[::2], strict=True):
+        assert found.shape[:2] == (32, 48) and found.dtype == np.uint8 and found.any()
+        np.testing.assert_array_equal(found, wanted)
