@@ -27,9 +27,10 @@ def cpu_is_set_before_any_kernel_runs() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def modules_start_in_eager_mode() -> None:
-    """Whatever mode the module before left: hooks and printed values of cells need MindSpore's default."""
+def modules_start_anew() -> None:
+    """In MindSpore's default mode and on its operators, whatever the fixtures of the module before left."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
+    select._library, select._decided, select._options = None, False, select.UnitOptions()
 
 
 @pytest.fixture(autouse=True)
