@@ -11,6 +11,7 @@ import predict as predict_script
 from src.checkpoint import load_checkpoint, save_checkpoint
 from src.data import build_manager, get_task
 from src.data.lgg import LggManager
+from src.errors import UserError
 from src.inference.bundle import check_golden, load_bundle_predictor, read_bundle
 from src.inference.export import export_checkpoint
 from src.inference.golden import generated_picture, golden_input
@@ -51,6 +52,12 @@ def test_recipe_says_what_the_model_takes_and_gives(exported):
         assert model["max_difference"] <= bound
     assert isinstance(exported.manager, LggManager)
     assert exported.manager.image_size == (48, 32)
+
+
+def test_pictures_have_one_size(trained):
+    with pytest.raises(UserError, match="task lgg, whose pictures are always brought to image_size; --dynamic_shape"):
+        export_checkpoint(trained / "checkpoint_unet-1_1.ckpt", str(trained / "other"), dynamic_shape=True)
+    assert not list(trained.glob("other*"))
 
 
 def test_golden_case_is_a_generated_picture_and_says_so(exported):
