@@ -4,23 +4,16 @@ Exits 2 when a case could not be predicted, after all others were.
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from src.arguments import add_device_arguments, add_recipe_arguments
 from src.backend import create_backend
-from src.data import build_manager
 from src.errors import entry_point
-from src.inference.bundle import check_golden, load_bundle_predictor
-from src.inference.compose import load_predictor, wrap_predictor
-from src.inference.output import checkpoint_title
-from src.inference.postprocess import Postprocess
+from src.inference.source import load_bundle_source, load_checkpoint_source
 from src.inference.volumes import predict_volumes
 from src.log import setup_logging
-from src.overrides import plain, read_changes
-
-logger = logging.getLogger("predict")
+from src.overrides import read_changes
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -49,18 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     setup_logging()
     create_backend(args.device_target, args.device_id)
-    if args.bundle:
-        exported, bundle = load_bundle_predictor(args.bundle)
-        logger.info("bundle %s: golden case reproduced, largest difference %.3g", args.bundle,
-                    check_golden(exported, bundle))
-        content = bundle.content["recipe"]
-        wrapped = wrap_predictor(exported, {**content, "tta": bundle.mirrors}, mirrored=True)
-        predict_volumes(wrapped, bundle.manager, args.input, args.output,
-                        content, args.bundle.resolve().name, bundle.postprocess)
-        return
-    predictor, recipe, checkpoints = load_predictor(args.ckpt_path, read_changes(args.config, args.set))
-    predict_volumes(predictor, build_manager(recipe), args.input, args.output, plain(recipe),
-                    checkpoint_title(checkpoints), Postprocess.from_recipe(recipe))
+    source = (load_bundle_source(args.bundle) if args.bundle else
+              load_checkpoint_source(args.ckpt_path, read_changes(args.config, args.set)))
+    predict_volumes(source.predictor, source.manager, args.input, args.output, source.recipe, source.title,
+                    source.postprocess)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ def build(name: str, mode: str, size: tuple[int, ...], batch: int) -> Contender:
     Raises:
         Unsupported: it cannot run here.
     """
+    if name.startswith("latency"):
+        from latency_ours import LatencyContender
+        return LatencyContender(name)
     if name.startswith("unet2d-torch"):
         from unet2d_torch import TorchUNet
         return TorchUNet(name.split("-")[2:], mode == "train", size, batch)

@@ -33,7 +33,8 @@ usage() {
     [[ -z $log ]] || echo "  Runs in the background and logs to ./$log; FOREGROUND=1 keeps it in the foreground."
 }
 
-# read_arguments TARGET_SCRIPT LOG "NAME ..." ARGUMENT...: fill ARG and OPTIONS, or print the usage and exit 1.
+# read_arguments TARGET_SCRIPT LOG "NAME ... [NAME]" ARGUMENT...: fill ARG and OPTIONS, or print the usage and exit 1.
+# A last NAME in brackets may be left out.
 read_arguments() {
     local target=$1 log=$2 names name
     read -ra names <<<"$3"
@@ -47,15 +48,17 @@ read_arguments() {
         usage "$target" "$log" "${names[@]}"
         exit 0
     fi
-    if ((${#values[@]} != ${#names[@]})); then
-        echo "error: found ${#values[@]} arguments, expected ${#names[@]}" >&2
+    local most=${#names[@]} least=${#names[@]}
+    [[ ${names[-1]} != \[* ]] || least=$((most - 1))
+    if ((${#values[@]} < least || ${#values[@]} > most)); then
+        echo "error: found ${#values[@]} arguments, expected $least$( ((least == most)) || echo " or $most")" >&2
         usage "$target" "$log" "${names[@]}" >&2
         exit 1
     fi
     OPTIONS=("$@")
     local i
-    for i in "${!names[@]}"; do
-        name=${names[i]}
+    for i in "${!values[@]}"; do
+        name=${names[i]//[\[\]]/}
         check_value "$name" "${values[i]}"
         case $name in
             RANK_TABLE_FILE)
@@ -79,7 +82,7 @@ check_value() {
             [[ $2 =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "DEVICE_LIST is '$2', expected device numbers such as 0,1,2,3"
             ;;
         DATA_PATH) [[ -d $2 ]] || fail "DATA_PATH '$2' is no folder; expected the one of the data set" ;;
-        CKPT_PATH | *_SPLIT_FILE_PATH | RANK_TABLE_FILE)
+        CKPT_PATH | MINDIR_PATH | *SPLIT_FILE_PATH | RANK_TABLE_FILE)
             [[ -f $2 || ($1 == RANK_TABLE_FILE && $2 =~ $NO_TABLE) ]] ||
                 fail "$1 '$2' is no file; check the path (relative paths start at $PWD)"
             ;;

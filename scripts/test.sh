@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 
 cd "$REPO"
-ensure_venv requirements.txt requirements-dev.txt
+ensure_venv requirements.txt requirements-dev.txt requirements-cpp.txt requirements-serve.txt
 failed=()
 
 # check NAME COMMAND...: all checks run, so that one start shows everything.

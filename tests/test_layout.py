@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # Each layer may import from itself and from those before it.
 LAYERS = [{"errors", "files", "log", "config", "lr_schedule", "machine", "overrides", "recipe_rules"},
           {"backend", "collectives", "control", "data", "launch", "ops", "ranks"}, {"networks", "losses"},
-          {"checkpoint", "metrics", "report"}, {"inference"}, {"training", "arguments"}, {"benchmark"}]
+          {"checkpoint", "metrics", "report"}, {"inference"}, {"training", "arguments"}, {"benchmark", "serve"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted((ROOT / "src").rglob("*.py"))
 

@@ -65,6 +65,11 @@ def find_problems(path: Path) -> list[str]:
     return [f"{path}: {problem}" for problem in problems]
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """Return the header's values by key as far as it can be read; `find_problems` says what is wrong with it."""
+    return _parse_header(Path(path)).values
+
+
 def _parse_header(path: Path) -> _Header:
     """Read `Key = value` lines up to ElementDataFile, which ends a header."""
     header = _Header()

@@ -1,4 +1,6 @@
-"""Checks of NIfTI files (.nii, .nii.gz) before SimpleITK reads them; SimpleITK fills up a file cut short silently.
+"""Checks of NIfTI files (.nii, .nii.gz) before SimpleITK reads them.
+
+SimpleITK fills up a file cut short silently, and reads NaN and infinity as 0.
 
 Header layout: NIfTI-1 and NIfTI-2, https://nifti.nimh.nih.gov. Single files only, no .hdr/.img pairs.
 """
@@ -7,13 +9,29 @@ import gzip
 import math
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
+
+import numpy as np
 
 SUFFIXES = (".nii", ".nii.gz")
 
 _CHUNK = 1 << 20
+_HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348, and whoever reads 540 of it reads voxels as well
 _COPY = "copy it again from its source"
+# Bits of a voxel by the code of its type, of whole and real numbers
+_BITS = {2: 8, 4: 16, 8: 32, 16: 32, 64: 64, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64}
+_REAL = {16: "f4", 64: "f8"}
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    kind: int  # code of the voxels' type
+    bits: int  # of a voxel
+    offset: float  # byte at which the voxels begin
+    order: str  # of the bytes, < or >
 
 
 def find_problems(path: Path, channels: int = 1) -> list[str]:
@@ -43,10 +61,17 @@ def find_problems(path: Path, channels: int = 1) -> list[str]:
     return [f"{path}: {problem}"] if problem else []
 
 
-def _check(stream: BinaryIO, channels: int) -> str:
-    header = stream.read(540)
+def read_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape that the header of an unpacked file claims, whatever follows it; () where there is no header."""
+    with Path(path).open("rb") as stream:
+        found = _parse_header(stream.read(_HEADER_BYTES))
+    return () if isinstance(found, str) else found.shape
+
+
+def _parse_header(header: bytes) -> _Header | str:
+    """Return what the header says, or what is wrong with it."""
     order = next((mark for mark in "<>" if len(header) >= 348 and
-                  struct.unpack_from(f"{mark}i", header)[0] in (348, 540)), None)
+                  struct.unpack_from(f"{mark}i", header)[0] in (348, _HEADER_BYTES)), None)
     if order is None:
         return f"no NIfTI header; check the file's name, or {_COPY}"
     is_first_version = struct.unpack_from(f"{order}i", header)[0] == 348
@@ -55,24 +80,49 @@ def _check(stream: BinaryIO, channels: int) -> str:
         return f"the header's magic is {magic!r}, so it is Analyze or damaged and its geometry is lost; {_COPY}"
     if is_first_version:
         dim = struct.unpack_from(f"{order}8h", header, 40)
-        bits = struct.unpack_from(f"{order}h", header, 72)[0]
+        kind, bits = struct.unpack_from(f"{order}2h", header, 70)
         offset = struct.unpack_from(f"{order}f", header, 108)[0]
     else:
         dim = struct.unpack_from(f"{order}8q", header, 16)
-        bits = struct.unpack_from(f"{order}h", header, 14)[0]
+        kind, bits = struct.unpack_from(f"{order}2h", header, 12)
         offset = struct.unpack_from(f"{order}q", header, 168)[0]
     if not math.isfinite(offset) or offset < 0:
         return f"the header's vox_offset is {offset}, expected the byte at which the voxels begin; {_COPY}"
-    shape = dim[1 : 1 + max(0, min(dim[0], 7))]
+    if bits != _BITS.get(kind, bits):
+        return f"the header's bitpix is {bits}, and voxels of its datatype {kind} have {_BITS[kind]} bits; {_COPY}"
+    return _Header(dim[1 : 1 + max(0, min(dim[0], 7))], kind, bits, offset, order)
+
+
+def _check(stream: BinaryIO, channels: int) -> str:
+    start = stream.read(_HEADER_BYTES)
+    header = _parse_header(start)
+    if isinstance(header, str):
+        return header
+    shape, offset = header.shape, int(header.offset)
     if len(shape) < 3 or min(shape) < 1 or math.prod(shape[3:]) != channels or max((1, *shape[4:])) > 1:
         remedy = ("expected three dimensions; extract one 3-D volume" if channels == 1 else
                   f"expected x, y, z and {channels} channels; join the modalities into one 4-D file")
         return f"the volume's shape is {shape}, {remedy}"
-    expected = int(offset) + math.prod(shape) * bits // 8
-    found = len(header)
+    expected = offset + math.prod(shape) * header.bits // 8
+    found, bad = len(start), 0
+    voxels = start[offset:expected]
     # Reading to the end also makes gzip compare its checksum.
     while piece := stream.read(_CHUNK):
+        if header.kind in _REAL:
+            voxels += piece[max(offset - found, 0):max(expected - found, 0)]
+            whole = len(voxels) - len(voxels) % (header.bits // 8)
+            bad += _count_not_finite(voxels[:whole], header)
+            voxels = voxels[whole:]
         found += len(piece)
     if found < expected:
-        return f"{found} bytes unpacked, the header asks for {expected} (shape {shape}, {bits} bits); {_COPY}"
+        return f"{found} bytes unpacked, the header asks for {expected} (shape {shape}, {header.bits} bits); {_COPY}"
+    # Of a volume that is all in the first bytes
+    bad += _count_not_finite(voxels, header) if header.kind in _REAL else 0
+    if bad:
+        return (f"{bad} of {math.prod(shape)} voxels are not finite (NaN or infinity); replace them, or leave the case "
+                "out")
     return ""
+
+
+def _count_not_finite(voxels: bytes, header: _Header) -> int:
+    return int(np.count_nonzero(~np.isfinite(np.frombuffer(voxels, header.order + _REAL[header.kind]))))

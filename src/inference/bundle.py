@@ -1,6 +1,7 @@
 """The bundle: a folder with all that a program needs to run a trained network, sealed with checksums.
 
     model.mindir, model.onnx, model.air   one or more; probability out
+    model_dynamic.mindir                  where it was asked for: the same, of volumes of any size in multiples of 16
     recipe.json                           preprocessing, inputs and outputs, postprocessing, origin
     golden_input.npy, golden_output.npy   a golden case (N, 1, X, Y, Z), and the checkpoint's own answer
     checksums.json                        SHA-256 of every other file
@@ -22,7 +23,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ CHECKSUMS_NAME = "checksums.json"
 GOLDEN_INPUT = "golden_input.npy"
 GOLDEN_OUTPUT = "golden_output.npy"
 MODEL_NAMES = {"MINDIR": "model.mindir", "ONNX": "model.onnx", "AIR": "model.air"}
+# A MINDIR for volumes of any size in multiples of 16, beside that of VolSize; axes of any size are -1 in its shapes.
+DYNAMIC = "MINDIR_DYNAMIC"
+DYNAMIC_NAME = "model_dynamic.mindir"
 # In order of preference; AIR is for Ascend's own tools.
 RUNNERS: dict[str, type[ExportedPredictor]] = {"MINDIR": MindIRPredictor, "ONNX": OnnxPredictor}
 
@@ -68,7 +72,7 @@ class Bundle:
 
     @property
     def formats(self) -> list[str]:
-        """Keys of `MODEL_NAMES` that the bundle has a model of."""
+        """Keys of `MODEL_NAMES`, and `DYNAMIC`, that the bundle has a model of."""
         return list(self.content["models"])
 
     @property
@@ -174,18 +178,26 @@ def file_sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; on success it takes the place of `target`, a bundle or nothing.
+def atomic_folder(target: Path, option: str = "--file_name", kind: str = "bundle",
+                  is_kind: Callable[[Path], bool] = lambda folder: (folder / CHECKSUMS_NAME).is_file(),
+                  ) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; on success it takes the place of `target`, one of its kind or nothing.
 
     On an exception it is removed, and `target` stays as it was.
 
+    Args:
+        target: the folder, a bundle unless said otherwise.
+        option: of the command line, which chose it.
+        kind: what it is, in words.
+        is_kind: whether a folder that is there and not empty is of this kind, and so replaced.
+
     Raises:
-        UserError: `target` is something else than a bundle, or the folder it belongs in cannot be made or written to.
+        UserError: `target` is something else, or the folder it belongs in cannot be made or written to.
     """
-    make_folder(target.parent, "--file_name: folder")
+    make_folder(target.parent, f"{option}: folder")
     # A link is left alone as well: what it leads to may be what others rely on.
-    if os.path.lexists(target) and not _replaceable(target):
-        raise UserError(f"{target}: is there and is no bundle, so it is not replaced; choose another --file_name")
+    if os.path.lexists(target) and not _replaceable(target, is_kind):
+        raise UserError(f"{target}: is there and is no {kind}, so it is not replaced; choose another {option}")
     building = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     replaced = target.with_name(f".{target.name}.{os.getpid()}.old")
     building.mkdir()
@@ -204,10 +216,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _replaceable(target: Path) -> bool:
+def _replaceable(target: Path, is_kind: Callable[[Path], bool]) -> bool:
     if target.is_symlink() or not target.is_dir():
         return False
-    return (target / CHECKSUMS_NAME).is_file() or not any(target.iterdir())
+    return is_kind(target) or not any(target.iterdir())
 
 
 def _checksum_text(files: dict[str, str]) -> str:

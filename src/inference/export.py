@@ -9,7 +9,6 @@ import importlib.util
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ from src.inference import bundle as bundles
 from src.inference import sliding_window
 from src.inference.evaluate import require_finite
 from src.inference.golden import GoldenInput, golden_input
+from src.inference.model_files import write_model
 from src.inference.postprocess import Postprocess
-from src.inference.predictor import NetworkPredictor, load_checkpoint_predictor
+from src.inference.predictor import MindIRPredictor, NetworkPredictor, load_checkpoint_predictor
 from src.networks import ForegroundProbability, build_network
-from src.networks.export_form import exportable
+from src.networks.export_form import any_size, exportable
 from src.ops.select import kernels, stock_kernels, unit_options
 from src.overrides import plain
 from src.recipe_rules import is_2d
@@ -50,7 +50,7 @@ PICTURE_PREPROCESSING = ("task", "image_size", "classes")
 
 def export_checkpoint(checkpoint_path: Path, name: str | None = None, formats: Sequence[str] = ("MINDIR",),
                       batch_size: int = 1, data_path: Path | None = None, device_target: str = "CPU",
-                      changes: Mapping[str, Any] | None = None) -> Path:
+                      changes: Mapping[str, Any] | None = None, dynamic_shape: bool = False) -> Path:
     """Write the bundle folder `NAME_bundle` and, for each format, `NAME.mindir` and so on beside it.
 
     Every model is loaded back and has to give the checkpoint's own answer to a real case before anything appears: the
@@ -68,6 +68,8 @@ def export_checkpoint(checkpoint_path: Path, name: str | None = None, formats: S
             unasked.
         device_target: the device in use.
         changes: recipe keys to override.
+        dynamic_shape: write also a MINDIR whose X, Y and Z may be any multiples of 16, `NAME_dynamic.mindir`; it is
+            compared at a second size, too.
 
     Returns:
         The bundle folder.
@@ -76,9 +78,9 @@ def export_checkpoint(checkpoint_path: Path, name: str | None = None, formats: S
         UserError: a format or a name that cannot be written here, no real case, a probability that is not finite,
             or a model or the CPU kernels do not agree. Nothing is left behind then, and an earlier bundle stays.
     """
+    check_formats(formats, device_target, dynamic_shape)
     if name is not None:
-        name = _checked_name(name, formats)
-    check_formats(formats, device_target)
+        name = _checked_name(name, formats, dynamic_shape)
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, expected 1 or more")
     with stock_kernels():  # an exported graph has to run where our kernels are not
@@ -87,7 +89,10 @@ def export_checkpoint(checkpoint_path: Path, name: str | None = None, formats: S
         raise UserError(f"{checkpoint_path}: a checkpoint of task {recipe['task']}, and bundles hold no 3-D network "
                         "of several channels; predict with --ckpt_path")
     if name is None:
-        name = _checked_name(network_name(checkpoint.state.get("recipe_name", DEFAULT_RECIPE)), formats)
+        name = _checked_name(network_name(checkpoint.state.get("recipe_name", DEFAULT_RECIPE)), formats, dynamic_shape)
+    if dynamic_shape and is_2d(recipe):
+        raise UserError(f"{checkpoint_path}: a checkpoint of task {recipe['task']}, whose pictures are always brought "
+                        "to image_size; --dynamic_shape is for volumes, leave it out")
     golden = golden_input(checkpoint, recipe, build_manager(recipe), data_path)
     batch = np.repeat(golden.array[None], batch_size, axis=0)
     expected = predictor.predict_batch(batch)
@@ -96,13 +101,15 @@ def export_checkpoint(checkpoint_path: Path, name: str | None = None, formats: S
     target = Path(f"{name}_bundle")
     with bundles.atomic_folder(target) as folder:
         models = {kind: _export_model(predictor, batch, expected, kind, folder) for kind in dict.fromkeys(formats)}
+        if dynamic_shape:
+            models[bundles.DYNAMIC] = _export_dynamic(predictor, batch, expected, folder)
         for file_name, array in ((bundles.GOLDEN_INPUT, batch), (bundles.GOLDEN_OUTPUT, expected)):
             with atomic_path(folder / file_name) as temporary:
                 np.save(temporary, array)
         write_json(folder / bundles.RECIPE_NAME, _describe(checkpoint, recipe, models, golden, kernel_entry))
         bundles.write_checksums(folder)
-    for kind in models:
-        _link(target / bundles.MODEL_NAMES[kind], Path(f"{name}.{kind.lower()}"))
+    for kind, beside in links_beside(name, formats, dynamic_shape).items():
+        _link(target / models[kind]["file"], beside)
     return target
 
 
@@ -157,26 +164,35 @@ def compare_kernels(checkpoint: Checkpoint, recipe: Mapping[str, Any], batch: np
             "conv_algorithm": algorithm}
 
 
-def _checked_name(name: str, formats: Sequence[str]) -> str:
+def _checked_name(name: str, formats: Sequence[str], dynamic_shape: bool) -> str:
     """Return `name` without the suffix that people add by habit, after a look at the places of the models."""
     path = Path(name)
     if path.suffix.lower().lstrip(".") in {kind.lower() for kind in FORMATS}:
         path = path.with_suffix("")
     if not path.name or path.is_dir() and str(name).endswith("/"):
         raise UserError(f"--file_name {name!r}: expected a path and stem such as vnet or out/vnet")
-    for kind in formats:
-        beside = Path(f"{path}.{kind.lower()}")
+    for beside in links_beside(str(path), formats, dynamic_shape).values():
         if beside.is_dir():
             raise UserError(f"{beside}: is a folder, expected a place for the model; choose another --file_name")
     return str(path)
 
 
-def check_formats(formats: Sequence[str], device_target: str) -> None:
+def links_beside(name: str, formats: Sequence[str], dynamic_shape: bool = False) -> dict[str, Path]:
+    """Return where each model lies beside the bundle `NAME_bundle`, by its key in `recipe.json`."""
+    links = {kind: Path(f"{name}.{kind.lower()}") for kind in dict.fromkeys(formats)}
+    return {**links, **({bundles.DYNAMIC: Path(f"{name}_dynamic.mindir")} if dynamic_shape else {})}
+
+
+def check_formats(formats: Sequence[str], device_target: str, dynamic_shape: bool = False) -> None:
     """Check that every format can be written here.
 
     Raises:
-        UserError: an unknown format, AIR on another device than Ascend, or a package that ONNX needs is missing.
+        UserError: an unknown format, AIR on another device than Ascend, a package that ONNX needs is missing, or a
+            dynamic shape without MINDIR.
     """
+    if dynamic_shape and "MINDIR" not in formats:
+        raise UserError(f"--dynamic_shape 1 with --file_format {' '.join(formats)}: only MINDIR can have axes of any "
+                        "size, MindSpore fixes them in ONNX and AIR; add MINDIR to --file_format")
     for kind in formats:
         if kind not in FORMATS:
             raise UserError(f"unknown export format {kind!r}: expected one of {', '.join(FORMATS)}")
@@ -193,7 +209,8 @@ def _export_model(predictor: NetworkPredictor, batch: np.ndarray, expected: np.n
                   folder: Path) -> dict[str, Any]:
     """Write one model into `folder`, compare it, and return its entry in `recipe.json`."""
     path = folder / bundles.MODEL_NAMES[kind]
-    _write_model(predictor, batch, kind, path)
+    cell = predictor.cell if kind != "ONNX" else ForegroundProbability(exportable(predictor.network))
+    write_model(cell, Tensor(batch), kind, path)
     axes = "NCHW" if batch.ndim == 4 else "NCXYZ"
     entry: dict[str, Any] = {
         "file": path.name,
@@ -206,56 +223,61 @@ def _export_model(predictor: NetworkPredictor, batch: np.ndarray, expected: np.n
         logger.warning("%s was not compared with the checkpoint: MindSpore cannot load it back", kind)
         return entry
     model = bundles.RUNNERS[kind](path, batch.shape)
+    difference = _agreement(model, kind, batch, expected)
+    entry["input"]["name"], entry["output"]["name"] = model.names()
+    return {**entry, "max_difference": difference}
+
+
+def _export_dynamic(predictor: NetworkPredictor, batch: np.ndarray, expected: np.ndarray,
+                    folder: Path) -> dict[str, Any]:
+    """Write the MINDIR of any size into `folder`, compare it at two sizes, and return its entry in `recipe.json`."""
+    path = folder / bundles.DYNAMIC_NAME
+    shape = [*batch.shape[:2], -1, -1, -1]
+    write_model(ForegroundProbability(any_size(predictor.network)),
+                 Tensor(shape=[size if size > 0 else None for size in shape], dtype=ms.float32), "MINDIR", path)
+    model = MindIRPredictor(path, shape)
+    other = other_size(batch)
+    difference = max(_agreement(model, "MINDIR", given, answer)
+                     for given, answer in ((batch, expected), (other, predictor.predict_batch(other))))
+    first, last = model.names()
+    layout = "NCXYZ" if expected.ndim == batch.ndim else "NXYZ"
+    return {
+        "file": path.name,
+        "input": {"name": first, "shape": shape, "layout": "NCXYZ", "dtype": "float32", "multiple_of": 16},
+        "output": {"name": last, "shape": [*expected.shape[:-3], -1, -1, -1], "layout": layout, "dtype": "float32"},
+        "max_difference": difference,
+        "compared_at": [list(batch.shape), list(other.shape)],
+    }
+
+
+def other_size(batch: np.ndarray) -> np.ndarray:
+    """Return blocks (N, 1, X', Y', Z') of another size than those given (N, 1, X, Y, Z), on every axis.
+
+    X' is X + 16; Y' and Z' are half of Y and Z in multiples of 16, or 32 in place of 16. Made of the blocks themselves:
+    cut off at the end, or mirrored at it.
+    """
+    x, *others = batch.shape[2:]
+    sizes = [x + 16, *(32 if size == 16 else size // 32 * 16 for size in others)]
+    margins = [(0, 0), (0, 0), *((0, max(wanted - size, 0)) for wanted, size in zip(sizes, (x, *others), strict=True))]
+    padded = np.pad(batch, margins, "symmetric")
+    return np.ascontiguousarray(padded[:, :, :sizes[0], :sizes[1], :sizes[2]])
+
+
+def _agreement(model: bundles.ExportedPredictor, kind: str, batch: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of a model's answer from the checkpoint's own, with a line in the log.
+
+    Raises:
+        UserError: it is above `TOLERANCES`.
+    """
     difference = bundles.max_difference(model.predict_batch(batch), expected)
     if not difference <= TOLERANCES[kind]:
         raise UserError(f"{kind} export of the checkpoint: its answer to the golden case differs by {difference:.3g} "
                         f"from the checkpoint's own, expected at most {TOLERANCES[kind]:g}; nothing was written. "
                         "Please report this with the recipe and the versions in use")
-    logger.info("%s agrees with the checkpoint: largest difference of the probability %.3g (at most %g)", kind,
+    logger.info("%s agrees with the checkpoint%s: largest difference of the probability %.3g (at most %g)", kind,
+                f" at {' x '.join(map(str, batch.shape))}, its axes of any size" if -1 in model.shape else "",
                 difference, TOLERANCES[kind])
-    entry["input"]["name"], entry["output"]["name"] = model.names()
-    return {**entry, "max_difference": difference}
-
-
-def _write_model(predictor: NetworkPredictor, batch: np.ndarray, kind: str, path: Path) -> None:
-    cell = predictor.cell if kind != "ONNX" else ForegroundProbability(exportable(predictor.network))
-    cell.set_train(False)
-    # MindSpore refuses to export to paths with spaces and the like, so it writes to a plain one.
-    with tempfile.TemporaryDirectory(prefix="vnet_export_") as plain_folder:
-        written = Path(plain_folder, path.name)
-        if kind == "ONNX":
-            ms.onnx.export(cell, Tensor(batch), file_name=str(written))
-            _mend_onnx(written)
-        else:
-            ms.export(cell, Tensor(batch), file_name=str(written), file_format=kind)
-        with atomic_path(path) as temporary:
-            shutil.copyfile(written, temporary)
-            temporary.chmod(0o644)  # MindSpore writes 0400, which a later copy over the file stumbles on
-
-
-def _mend_onnx(path: Path) -> None:
-    """Call an ONNX model's input `image` and its output `probability`, and give transposed convolutions a valid shape.
-
-    MindSpore's own `output_names` renames the output, but not in the node that makes it where that is a slice. And it
-    writes the `output_shape` of 2-D transposed convolutions with batch and channels, which ONNX wants without.
-    """
-    import onnx
-
-    model = onnx.load(str(path))
-    graph = model.graph
-    names = {graph.input[0].name: "image", graph.output[0].name: "probability"}
-    for end in (graph.input[0], graph.output[0]):
-        end.name = names[end.name]
-    for node in graph.node:
-        for side in (node.input, node.output):
-            side[:] = [names.get(name, name) for name in side]
-        if node.op_type == "ConvTranspose":
-            attributes = {attribute.name: attribute.ints for attribute in node.attribute}
-            if shape := attributes.get("output_shape"):
-                shape[:] = shape[-len(attributes["kernel_shape"]):]
-    onnx.checker.check_model(model)
-    path.chmod(0o644)  # MindSpore writes 0400
-    onnx.save(model, str(path))
+    return difference
 
 
 def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], golden: GoldenInput,

@@ -73,11 +73,12 @@ class NetworkPredictor:
 
 
 class ExportedPredictor(ABC):
-    """An exported model, whose input shape is fixed; the subclasses run one format each.
+    """An exported model; the subclasses run one format each.
 
     Args:
         path: the model's file.
-        shape: (N, 1, X, Y, Z) of its input, or of pictures (N, channels, H, W).
+        shape: (N, 1, X, Y, Z) of its input, or of pictures (N, channels, H, W); -1 for an axis that may have any size,
+            in multiples of 16, as the V-Net takes them.
 
     Raises:
         UserError: the file cannot be read.
@@ -98,7 +99,9 @@ class ExportedPredictor(ABC):
         Raises:
             ValueError: the batch has another shape than the model was exported with.
         """
-        if batch.shape != self.shape:
+        fits = all(have == want or want < 0 and have > 0 and have % 16 == 0
+                   for have, want in zip(batch.shape, self.shape, strict=False))
+        if batch.ndim != len(self.shape) or not fits:
             raise ValueError(f"input of shape {batch.shape}: the model was exported for {self.shape}")
         return self._run(np.ascontiguousarray(batch, np.float32))
 

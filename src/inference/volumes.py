@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 LABEL_VALUES = 8  # at most; an image has hundreds of different values
 
 
-def predict_volumes(predictor: Predictor, manager: DataManager, source: Path, output: Path, recipe: dict[str, Any],
+def predict_volumes(predictor: Predictor, manager: DataManager, source: Path, output: Path, recipe: Mapping[str, Any],
                     title: str, postprocess: Postprocess = DEFAULT_POSTPROCESS) -> list[Path]:
     """Predict every case of `source` and write its mask and a report of pictures.
 
@@ -69,11 +70,8 @@ def predict_volumes(predictor: Predictor, manager: DataManager, source: Path, ou
             problems += error.problems
             continue
         assert loaded.image is not None
-        values = np.unique(loaded.image)
-        if len(values) <= LABEL_VALUES:
-            problems.append(f"{case.image_path}: holds {len(values)} different values only "
-                            f"({', '.join(f'{value:g}' for value in values)}), so it is a label and no image; "
-                            "move it elsewhere")
+        if problem := label_problem(loaded.image):
+            problems.append(f"{case.image_path}: {problem}; move it elsewhere")
             continue
         try:
             mask = segment(predictor, manager, loaded, postprocess)
@@ -104,6 +102,15 @@ def predict_volumes(predictor: Predictor, manager: DataManager, source: Path, ou
     if problems:
         raise DataError(problems)
     return written
+
+
+def label_problem(image: np.ndarray) -> str:
+    """Say why voxels (x, y, z) are those of a label and not of an image; "" where they are not."""
+    values = np.unique(image)
+    if len(values) > LABEL_VALUES:
+        return ""
+    return (f"holds {len(values)} different values only ({', '.join(f'{value:g}' for value in values)}), so it is a "
+            "label and no image")
 
 
 def _amount(mask: np.ndarray, case: NativeCase, classes: int, share: bool) -> str:

@@ -1,10 +1,11 @@
-"""The same network from operators that ONNX exporters know."""
+"""The same network in the forms that exporters take: from operators that ONNX knows, or for inputs of any size."""
 
 import copy
 from typing import Any
 
 from mindspore import Tensor, nn, ops
 
+from src.networks.vnet import VNet
 from src.ops.activation import ExportableELU
 
 
@@ -38,6 +39,18 @@ def exportable(network: nn.Cell) -> nn.Cell:
         raise ValueError(f"a bare {type(network).__name__} has no parent to swap it in; wrap it in a cell")
     twin = copy.deepcopy(network)
     _swap(twin)
+    return twin
+
+
+def any_size(network: VNet) -> VNet:
+    """Return a copy of a V-Net, weights included, that does not look at its input's size.
+
+    Where sizes are not known yet the check would go into the exported graph, which MindSpore cannot load then. Other
+    sizes than multiples of 16 fail in it all the same, at the first concatenation. The network has to be on MindSpore's
+    operators, see `ops.select.stock_kernels`: those of the CPU kernels cannot be copied.
+    """
+    twin = copy.deepcopy(network)
+    twin.checks_size = False
     return twin
 
 

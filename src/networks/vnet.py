@@ -110,6 +110,7 @@ class VNet(nn.Cell):
         layout = LAYOUTS[variant]
         act = layout.act if activation == "auto" else activation
         base = base_channels
+        self.checks_size = True  # `export_form.any_size` turns it off
         # The single-channel input is added to each of the first channels.
         self.input = layers.ConvUnit(1, base, 5, norm=layout.norm, residual="image", residual_act=act)
         self.forks = nn.CellList([layers.fork() for _ in range(STAGES)])
@@ -132,7 +133,7 @@ class VNet(nn.Cell):
             self.heads = nn.CellList([layers.ConvUnit(width, classes, 1, norm=False) for width in widths[1:STAGES]])
 
     def construct(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        if x.shape[2] % 16 != 0 or x.shape[3] % 16 != 0 or x.shape[4] % 16 != 0:
+        if self.checks_size and (x.shape[2] % 16 != 0 or x.shape[3] % 16 != 0 or x.shape[4] % 16 != 0):
             raise ValueError(f"V-Net input of shape {x.shape}: every volume axis must be a multiple of 16")
         x = self.input(x)
         skips = []

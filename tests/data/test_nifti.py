@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from src.data.nifti import find_problems
+from src.data.nifti import find_problems, read_shape
 
 
 @pytest.fixture
@@ -61,3 +61,34 @@ def test_four_dimensions_are_refused(volume):
 
 def test_missing_file(tmp_path):
     assert "no such file" in find_problems(tmp_path / "a.nii")[0]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (64, 65, 66)])  # within the first bytes that are read, and beyond a piece
+def test_voxels_that_are_no_numbers_are_counted(tmp_path, name, kind, shape):
+    """SimpleITK reads them as 0."""
+    array = np.ones(shape, kind)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / name))
+    assert find_problems(tmp_path / name) == []
+    array[0, 0, 0], array[-1, -1, -1], array[1, 1, 1] = np.nan, np.inf, -np.inf
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / name))
+    (problem,) = find_problems(tmp_path / name)
+    assert f"3 of {array.size} voxels are not finite" in problem
+
+
+def test_bits_that_do_not_fit_the_type(volume):
+    path = volume("a.nii")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<h", data, 72, 0)
+    path.write_bytes(data)
+    (problem,) = find_problems(path)
+    assert "bitpix is 0, and voxels of its datatype 4 have 16 bits" in problem
+
+
+def test_the_shape_is_read_whatever_follows(volume, tmp_path):
+    path = volume("a.nii")
+    path.write_bytes(path.read_bytes()[:400])
+    assert read_shape(path) == (5, 6, 7)
+    path.write_bytes(b"no header")
+    assert read_shape(path) == ()

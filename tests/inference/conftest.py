@@ -1,5 +1,6 @@
 """A tiny checkpoint and its bundle, made once: compiling a V-Net takes seconds."""
 
+import logging
 from pathlib import Path
 
 import mindspore as ms
@@ -24,6 +25,16 @@ CLASSES_OVERRIDES = ["base_channels=2", "VolSize=[16,16,16]", "dstRes=[2,2,2]", 
 def backend() -> Backend:
     """Graph mode, as in every entry script."""
     return create_backend("CPU")
+
+
+@pytest.fixture(autouse=True)
+def restored_logging():
+    """Give pytest its log handlers back after a script has set up its own."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from src.inference.bundle import (
     write_checksums,
 )
 from src.inference.evaluate import load_native
-from src.inference.export import compare_kernels, export_checkpoint
+from src.inference.export import compare_kernels, export_checkpoint, other_size
 from src.inference.golden import SAMPLE_DATA, golden_case
 from src.inference.predictor import MindIRPredictor, NetworkPredictor, load_checkpoint_predictor, recipe_of
 from src.inference.tta import MirrorPredictor
@@ -67,9 +67,10 @@ def test_recipe_says_all_that_another_program_needs(bundle, checkpoint_path):
 
 @pytest.fixture(scope="module")
 def classes_bundle(classes_checkpoint_path, tmp_path_factory):
-    """A bundle of a network of three classes that predicts by windows."""
+    """A bundle of a network of three classes that predicts by windows, and takes blocks of other sizes, too."""
     folder = tmp_path_factory.mktemp("exported classes")
-    return read_bundle(export_checkpoint(classes_checkpoint_path, str(folder / "vnet"), ("MINDIR", "ONNX")))
+    return read_bundle(export_checkpoint(classes_checkpoint_path, str(folder / "vnet"), ("MINDIR", "ONNX"),
+                                         dynamic_shape=True))
 
 
 def test_bundle_of_classes_and_windows(classes_bundle, classes_checkpoint_path):
@@ -259,6 +260,46 @@ def test_second_export_replaces_the_first(quick_load, bundle, checkpoint_path, t
     assert replaced.content["models"]["MINDIR"]["output"]["shape"] == [2, 32, 32, 32]
     np.testing.assert_allclose(replaced.golden()[1][1], bundle.golden()[1][0], atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vnet.mindir", "vnet_bundle"]
+
+
+def test_dynamic_shape_is_exported_beside_the_fixed_one(classes_bundle):
+    folder, content = classes_bundle.folder, classes_bundle.content
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["vnet.mindir", "vnet.onnx", "vnet_bundle",
+                                                                     "vnet_dynamic.mindir"]
+    assert (folder.parent / "vnet_dynamic.mindir").samefile(folder / "model_dynamic.mindir")
+    assert classes_bundle.formats == ["MINDIR", "ONNX", "MINDIR_DYNAMIC"]
+    entry = content["models"]["MINDIR_DYNAMIC"]
+    assert entry["input"] == {"name": entry["input"]["name"], "shape": [1, 1, -1, -1, -1], "layout": "NCXYZ",
+                              "dtype": "float32", "multiple_of": 16}
+    assert (entry["output"]["shape"], entry["output"]["layout"]) == ([1, 3, -1, -1, -1], "NCXYZ")
+    assert entry["compared_at"] == [[1, 1, 16, 16, 16], [1, 1, 32, 32, 32]]
+    assert entry["max_difference"] <= 1e-5
+    # predict.py takes the fixed one; the other is right at the golden case, too, and refuses what it cannot take.
+    assert load_bundle_predictor(folder)[0].shape == (1, 1, 16, 16, 16)
+    model = MindIRPredictor(folder / entry["file"], entry["input"]["shape"])
+    assert max_difference(model.predict_batch(classes_bundle.golden()[0]), classes_bundle.golden()[1]) <= 1e-5
+    assert model.predict_batch(np.zeros((1, 1, 16, 32, 16), np.float32)).shape == (1, 3, 16, 32, 16)
+    for shape in ((1, 1, 32, 32, 24), (2, 1, 32, 32, 32), (1, 1, 32, 32), (1, 1, 32, 32, 0)):
+        with pytest.raises(ValueError, match="exported for"):
+            model.predict_batch(np.zeros(shape, np.float32))
+
+
+def test_second_size_to_compare_at_differs_on_every_axis():
+    block = np.arange(16 * 16 * 32, dtype=np.float32).reshape(1, 1, 16, 16, 32)
+    other = other_size(block)
+    assert other.shape == (1, 1, 32, 32, 16)
+    np.testing.assert_array_equal(other[:, :, :16, :16], block[..., :16])
+    np.testing.assert_array_equal(other[:, :, 16:, :16], block[:, :, ::-1, :, :16])  # mirrored at the end
+    assert other_size(np.zeros((2, 1, 128, 96, 64), np.float32)).shape == (2, 1, 144, 48, 32)
+
+
+def test_dynamic_shape_is_of_mindir_only(checkpoint_path, tmp_path):
+    with pytest.raises(UserError, match="--dynamic_shape 1 with --file_format ONNX: only MINDIR .* add MINDIR"):
+        export_checkpoint(checkpoint_path, str(tmp_path / "vnet"), ("ONNX",), dynamic_shape=True)
+    (tmp_path / "vnet_dynamic.mindir").mkdir()
+    with pytest.raises(UserError, match="vnet_dynamic.mindir: is a folder"):
+        export_checkpoint(checkpoint_path, str(tmp_path / "vnet"), dynamic_shape=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["vnet_dynamic.mindir"]
 
 
 def test_formats_and_names_that_cannot_be(checkpoint_path, tmp_path, monkeypatch):

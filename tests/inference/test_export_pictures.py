@@ -54,6 +54,12 @@ def test_recipe_says_what_the_model_takes_and_gives(exported):
     assert exported.manager.image_size == (48, 32)
 
 
+def test_pictures_have_one_size(trained):
+    with pytest.raises(UserError, match="task lgg, whose pictures are always brought to image_size; --dynamic_shape"):
+        export_checkpoint(trained / "checkpoint_unet-1_1.ckpt", str(trained / "other"), dynamic_shape=True)
+    assert not list(trained.glob("other*"))
+
+
 def test_golden_case_is_a_generated_picture_and_says_so(exported):
     assert exported.content["golden"]["case_id"] == "generated"
     assert "no image of anything" in exported.content["golden"]["source"]

@@ -1,6 +1,5 @@
 """eval.py, predict.py and export.py from their command lines, on a tiny checkpoint and the sample."""
 
-import logging
 import shutil
 from pathlib import Path
 
@@ -12,16 +11,6 @@ import predict as predict_script
 from src.data.split import write_split
 from src.errors import UserError
 from src.inference.golden import SAMPLE_DATA
-
-
-@pytest.fixture(autouse=True)
-def restored_logging():
-    """Give pytest its log handlers back after a script has set up its own."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def test_eval_then_predict(checkpoint_path, tmp_path, capsys):

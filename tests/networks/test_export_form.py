@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.networks.export_form import ExportablePool, exportable
+from src.networks.export_form import ExportablePool, any_size, exportable
+from src.networks.vnet import VNet
 from src.ops.activation import ExportableELU
 
 
@@ -38,6 +39,20 @@ def test_twin_computes_the_same_without_elu():
     assert (count(network, nn.ELU), count(network, ExportableELU)) == (4, 0)
     x = Tensor(np.linspace(-4, 4, 15).reshape(5, 3), ms.float32)
     np.testing.assert_allclose(twin(x).asnumpy(), network(x).asnumpy(), atol=1e-6)
+
+
+def test_v_net_for_any_size_leaves_its_input_unchecked():
+    network = VNet(base_channels=1)
+    twin = any_size(network)
+    assert (network.checks_size, twin.checks_size) == (True, False)
+    for found, expected in zip(twin.get_parameters(), network.get_parameters(), strict=True):
+        assert found.name == expected.name
+        np.testing.assert_array_equal(found.asnumpy(), expected.asnumpy())
+    x = Tensor(np.zeros((1, 1, 24, 16, 16)), ms.float32)
+    with pytest.raises(ValueError, match="every volume axis must be a multiple of 16"):
+        network(x)
+    with pytest.raises(ValueError, match="(?i)concat"):  # as an exported graph does
+        twin(x)
 
 
 def test_twin_has_weights_of_its_own_under_the_same_names():

@@ -1,0 +1,1 @@
+#include "include/api/model.h"  // the whole stand-in

@@ -1,0 +1,287 @@
+"""The service from outside: masks, refusals, limits, several clients, and clients that leave."""
+
+import gzip
+import json
+import socket
+import tempfile
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from src.data.data_manager import DataManager
+from src.inference.volumes import predict_volumes
+from tests.inference.helpers import GRID, MANAGER, FunctionPredictor, bright, bright_volume
+from tests.serve.helpers import (
+    PAGE,
+    Gate,
+    bright_file,
+    error_of,
+    form,
+    form_headers,
+    header_of,
+    in_background,
+    serving,
+    source,
+    zipped,
+)
+
+BOUNDARY_HEAD = f"Content-Type: {form_headers()['Content-Type']}"
+
+
+@pytest.fixture(scope="module")
+def working_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("working")
+
+
+@pytest.fixture(scope="module")
+def client(working_folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(working_folder))
+        with serving(bright(), upload_bytes=1 << 20, voxels=200_000, stall_seconds=0.5) as client:
+            yield client
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory) -> bytes:
+    return bright_file(tmp_path_factory.mktemp("volume"), "Case 7.nii.gz")
+
+
+KINDS = ("Case7.mha", "Case7.nii", "Case7.nii.gz", "Case7.zip")
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory) -> tuple[dict[str, bytes], Path]:
+    """Uploads of all kinds, and the folder of the masks that predict.py's function writes for the same files."""
+    folder = tmp_path_factory.mktemp("kinds")
+    uploads = {name: bright_file(folder, name) for name in KINDS}
+    predict_volumes(bright(), MANAGER, folder, folder / "out", source(bright()).recipe, "x")
+    return uploads, folder / "out"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_masks_are_those_of_predict(client, predicted, name):
+    uploads, masks = predicted
+    status, headers, mask = client.post(name, uploads[name])
+    assert status == 200, mask
+    written = name.replace("Case7", "Case7_test")
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(BytesIO(mask)) as archive:
+            found = {member: archive.read(member) for member in archive.namelist()}
+    else:
+        found = {written: mask}
+    assert sorted(found) == (["Case7_test.mhd", "Case7_test.zraw"] if name.endswith(".zip") else [written])
+    assert found == {file: (masks / file).read_bytes() for file in found}
+    assert f'filename="{written}"' in headers["content-disposition"]
+    assert [entry.split(";")[0] for entry in headers["server-timing"].split(", ")] == [
+        "read", "preprocess", "wait", "network", "postprocess", "write"]
+
+
+def metaimage(**changes: str) -> bytes:
+    values = {"ObjectType": "Image", "NDims": "3", "DimSize": "30 28 20", "ElementSpacing": "1 1 1",
+              "ElementType": "MET_SHORT", **changes, "ElementDataFile": "LOCAL"}
+    header = "".join(f"{key} = {value}\n" for key, value in values.items()).encode()
+    return header + bright_volume(GRID, (8, 9, 10))[0].tobytes("F")
+
+
+def nifti(nan: bool, four: bool) -> bytes:
+    array = np.random.default_rng(1).random((3, 4, 5, 6) if four else (20, 28, 30), np.float32)
+    if nan:
+        array[3, 4, 5] = np.nan
+    with tempfile.TemporaryDirectory() as folder:
+        sitk.WriteImage(sitk.GetImageFromArray(array, isVector=False), str(Path(folder, "a.nii")))
+        return Path(folder, "a.nii").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "content", "status", "phrase"), [
+    ("a.txt", b"text", 415, "expected .mha, .nii"),
+    ("a.mha", b"", 400, "the file is empty"),
+    ("a.mha", b"\0" * 1000, 422, "not 'Key = value'"),
+    ("a.mha", metaimage()[:-1], 422, "has 33599 bytes, the header asks for 33600"),
+    ("a.mha", metaimage(NDims="4", DimSize="3 3 3 3"), 422, "NDims is 4, expected 3"),
+    ("a.mha", metaimage(ElementNumberOfChannels="3"), 422, "extract one channel"),
+    ("a.mha", metaimage(DimSize="30 -28 20"), 422, "DimSize"),
+    ("a.mha", metaimage(DimSize="3000 3000 3000"), 413, "3000 x 3000 x 3000 voxels, expected at most 200000"),
+    ("a.nii", b"\0" * 1000, 422, "a.nii: no NIfTI header"),
+    ("a.nii", nifti(nan=False, four=False)[:-5], 422, "bytes unpacked, the header asks for"),
+    ("a.nii", nifti(nan=True, four=False), 422, "1 of 16800 voxels are not finite"),
+    ("a.nii.gz", gzip.compress(nifti(nan=False, four=True)), 422, "expected three dimensions"),
+    ("a.nii.gz", gzip.compress(bytes(20 << 20)), 413, "unpacks to more than 2 MiB"),
+    ("a.mha", header_of(metaimage(ElementType="MET_UCHAR"), "MET_UCHAR", "MET_DOUBLE"), 422, "asks for"),
+    ("a.mha", metaimage()[:95], 422, "no ElementDataFile"),
+    ("a.zip", b"PK", 422, "cut short or no zip"),
+    ("a.zip", zipped({"../../a.mhd": b"", "../../a.raw": b""}), 422, "leads out of the zip"),
+])
+def test_bad_uploads_get_a_reason(client, working_folder, name, content, status, phrase):
+    answer = client.post(name, content)
+    assert (answer[0], phrase in error_of(answer)) == (status, True), error_of(answer)
+    assert str(working_folder) not in error_of(answer)
+    assert list(working_folder.iterdir()) == []
+    assert client.taken() == 0
+
+
+def test_contents_that_are_no_image(client):
+    constant = metaimage().replace(bright_volume(GRID, (8, 9, 10))[0].tobytes("F"), bytes(2 * 16800))
+    assert "the image is constant" in error_of(client.post("a.mha", constant))
+    label = metaimage().replace(bright_volume(GRID, (8, 9, 10))[0].tobytes("F"),
+                                bright_volume(GRID, (8, 9, 10))[1].astype(np.int16).tobytes("F"))
+    assert "holds 2 different values only (0, 1), so it is a label" in error_of(client.post("a.mha", label))
+
+
+@pytest.mark.parametrize(("body", "headers", "status", "phrase"), [
+    (b"x", {"Content-Type": "application/octet-stream"}, 415, "curl -F file=@volume.nii.gz"),
+    (b"x", {"Content-Type": "multipart/form-data"}, 400, "form is broken"),
+    (b"x", form_headers(), 400, "form"),
+    (form("a.mha", b"x").replace(b'"file"', b'"fille"'), form_headers(), 400, "no file in the field 'file'"),
+    (form("", b"x"), form_headers(), 400, "no file in the field 'file'"),
+    (form("a.mha", b"x").replace(b"--\r\n", b"\r\n") + form("b.mha", b"x"), form_headers(), 400, "form is broken"),
+])
+def test_requests_that_are_no_upload(client, body, headers, status, phrase):
+    answer = client.post_raw(body, headers)
+    assert (answer[0], phrase in error_of(answer)) == (status, True), error_of(answer)
+
+
+def test_unknown_paths(client):
+    assert client.get("/nothing")[0] == 404
+    assert error_of(client.get("/predict")) == "GET /predict: Method Not Allowed"
+    assert client.get("/static/../app.py")[0] == 404
+
+
+def test_a_long_upload_is_refused_by_its_length(client):
+    connection = client.begin(f"{BOUNDARY_HEAD}\r\nContent-Length: {5 << 20}")
+    assert b" 413 " in connection.recv(15)
+    connection.close()
+
+
+def test_a_long_upload_is_refused_while_it_streams(client, volume):
+    connection = client.begin(f"{BOUNDARY_HEAD}\r\nTransfer-Encoding: chunked")
+    chunk = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+    head = b'--a-line-between\r\nContent-Disposition: form-data; name="file"; filename="a.mha"\r\n\r\n'
+    connection.sendall(f"{len(head):x}\r\n".encode() + head + b"\r\n")
+    for _ in range(24):  # half a MiB more than is allowed, all of which the service takes and throws away
+        connection.sendall(chunk)
+    with connection.makefile("rb") as stream:
+        answer = stream.read()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"the upload has more than 1 MiB" in answer
+    assert b"connection: close" in answer
+    connection.close()
+    assert client.post("a.nii.gz", volume)[0] == 200
+
+
+def test_an_upload_that_stalls(client):
+    connection = client.begin(f"{BOUNDARY_HEAD}\r\nContent-Length: 1000", b"--a-line")
+    assert b" 408 " in connection.recv(15)
+    connection.close()
+    client.until_taken(0)
+
+
+def test_a_spacing_that_would_need_an_absurd_grid(tmp_path, volume):
+    whole = DataManager((1.5, 1.5, 1.5), (32, 32, 32), whole=True)
+    with serving(bright(), whole, voxels=200_000) as client:
+        answer = client.post("a.mha", metaimage(ElementSpacing="1000 1000 1000"))
+        assert (answer[0], "check the spacing in its header" in error_of(answer)) == (413, True)
+        assert client.post("a.nii.gz", volume)[0] == 200
+
+
+def test_several_at_once_with_the_network_one_at_a_time(volume):
+    gate = Gate()
+    with serving(gate, places=3, readers=2) as client:
+        first = [in_background(lambda: client.post("a.nii.gz", volume)) for _ in range(3)]
+        assert gate.waiting.acquire(timeout=30)
+        client.until_taken(3)
+        status, headers, body = client.post("a.nii.gz", volume)
+        assert (status, json.loads(body)["error"]) == (503, "all 3 places are taken; try again in a while")
+        assert 1 <= int(headers["retry-after"]) <= 120
+        assert client.get("/")[0] == 200
+        gate.open.set()
+        masks = []
+        for thread, results in first:
+            thread.join(60)
+            masks.append(results[0])
+        assert [mask[0] for mask in masks] == [200, 200, 200]
+        assert masks[0][2] == masks[1][2] == masks[2][2]
+        assert gate.most == 1
+        assert client.taken() == 0
+        assert client.post("a.nii.gz", volume)[0] == 200
+
+
+def test_clients_that_leave_free_their_places(volume):
+    gate = Gate()
+    body = form("a.nii.gz", volume)
+    head = f"{BOUNDARY_HEAD}\r\nContent-Length: {len(body)}"
+    with serving(gate, places=4, readers=2) as client:
+        connections: list[socket.socket] = [client.begin(head, body)]
+        assert gate.waiting.acquire(timeout=30)  # it is with the network
+        connections += [client.begin(head, body), client.begin(head, body)]  # one waits for it, one to be read
+        connections.append(client.begin(head, body[:50]))  # and one is being sent
+        client.until_taken(4)
+        for connection in connections[1:]:
+            connection.close()
+        client.until_taken(1)
+        connections[0].close()
+        time.sleep(0.2)
+        assert client.taken() == 1  # what the network does it does to its end
+        gate.open.set()
+        client.until_taken(0)
+        assert b"vnet_clients_gone_total 4.0" in client.get("/metrics")[2]
+        assert client.post("a.nii.gz", volume)[0] == 200
+
+
+def test_the_time_limit(volume):
+    gate = Gate()
+    with serving(gate, seconds=0.5) as client:
+        status, headers, body = client.post("a.nii.gz", volume)
+        assert (status, json.loads(body)["error"][:22]) == (504, "no mask within 0.5 s; ")
+        assert "retry-after" in headers
+        gate.open.set()
+        client.until_taken(0)
+    with serving(bright(), seconds=0.5) as client:
+        connection = client.begin(f"{BOUNDARY_HEAD}\r\nContent-Length: 1000", b"--a-line")
+        assert b" 408 " in connection.recv(15)
+        connection.close()
+
+
+def test_a_network_that_fails_costs_one_request(volume, caplog):
+    answers = iter([np.zeros_like, lambda image: 1 / 0, lambda image: np.full_like(image, np.nan),
+                    lambda image: image > 1.0])
+    with serving(FunctionPredictor(lambda image: next(answers)(image))) as client:
+        status, _, body = client.post("Secret.nii.gz", volume)
+        number = json.loads(body)["error"].split()[-1]
+        assert status == 500
+        assert f"error {number}" in caplog.text
+        answer = client.post("Secret.nii.gz", volume)
+        assert (answer[0], "failed; its log says how" in error_of(answer)) == (500, True)
+        assert client.post("a.nii.gz", volume)[0] == 200
+        assert client.taken() == 0
+
+
+def test_metrics_count(volume):
+    with serving(bright()) as client:
+        client.post("a.nii.gz", volume)
+        client.post("a.txt", b"x")
+        status, headers, text = client.get("/metrics")
+        assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        lines = text.decode().splitlines()
+        for line in ('vnet_requests_total{path="/predict",status="200"} 1.0',
+                     'vnet_requests_total{path="/predict",status="415"} 1.0',
+                     'vnet_stage_seconds_count{stage="network"} 1.0', "vnet_places 8.0", "vnet_places_taken 0.0"):
+            assert line in lines
+        assert json.loads(client.get("/health")[2]) == {
+            "status": "ok", "model": "a model", "classes": 2, "places": 8, "places_taken": 0,
+            "limits": {"upload_bytes": 268435456, "voxels": 67108864, "seconds": 120.0}}
+
+
+def test_the_page_needs_nothing_from_elsewhere(client):
+    status, headers, page = client.get("/")
+    assert (status, b"<title>V-Net segmentation</title>" in page) == (200, True)
+    assert "default-src 'none'" in headers["content-security-policy"]
+    for path in PAGE.iterdir():
+        assert client.get(f"/static/{path.name}")[0] == 200
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "").replace("http://HOST", "")
+        assert "http://" not in text
+        assert "https://" not in text
