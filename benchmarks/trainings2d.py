@@ -40,18 +40,16 @@ def program(name: str, *arguments: object) -> float:
 
 
 def train(study: dict[str, Any], changes: dict[str, Any], data_path: Path, split: Path, run_dir: Path) -> float:
-    """Train a variant, or what is left of it; return the minutes of processor time of all its parts so far."""
+    """Train a variant, or what is left of it; return the minutes of processor time of the part that reached the end."""
     spent = run_dir / "cpu_minutes.json"
-    earlier = json.loads(spent.read_text()) if spent.is_file() else 0.0
-    if (run_dir / "trained.json").is_file():
-        return earlier
+    if spent.is_file():
+        return json.loads(spent.read_text())
     keys = [f"{key}={json.dumps(value)}" for key, value in {**study["base"], **changes}.items()]
     start = ["--resume", run_dir] if (run_dir / "recipe.json").is_file() else [
         "--recipe", study["recipe"], "--data_path", data_path, "--train_split_file_path", split / "train.csv",
         "--run_dir", run_dir, "--set", *keys]
-    minutes = earlier + program("train.py", *start)
+    minutes = program("train.py", *start)
     write_json(spent, minutes)
-    write_json(run_dir / "trained.json", minutes)
     return minutes
 
 
@@ -63,9 +61,10 @@ def score(run_dir: Path, data_path: Path, split: Path) -> dict[str, Any]:
                 "--eval_split_file_path", split / "val.csv", "--output_dir", folder)
     summary = json.loads((folder / "summary.json").read_text())
     rows = pd.read_csv(folder / "metrics.csv").set_index("case_id")
-    return {"mean": {key: entry["mean"] for key, entry in summary.items() if isinstance(entry, dict)
-                     and "mean" in entry},
-            "dice_of_cases": rows["dice"].round(4).to_dict()}
+    means = {key: entry["mean"] for key, entry in summary.items() if isinstance(entry, dict) and "mean" in entry}
+    if (folder / "rand.csv").is_file():
+        means |= pd.read_csv(folder / "rand.csv").mean(numeric_only=True).to_dict()
+    return {"mean": means, "dice_of_cases": rows["dice"].round(4).to_dict()}
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import logging
 from pathlib import Path
 
 import mindspore as ms
@@ -39,6 +40,16 @@ def kernels_are_chosen_by_each_test(monkeypatch) -> None:
     monkeypatch.setattr(select, "_library", None)
     monkeypatch.setattr(select, "_decided", False)
     monkeypatch.setattr(select, "_options", select.UnitOptions())
+
+
+@pytest.fixture(autouse=True)
+def restored_logging():
+    """Give pytest its log handlers back after a script has set up its own."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The entry scripts one after the other on pictures: train, evaluate, export, predict, and predict from the bundle."""
 
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -24,16 +23,6 @@ ROOT = Path(__file__).parent.parent
 SETTINGS = ["epochs=1", "base_channels=2", "batch_size=4", "lr=0.001", "amp_level=O0"]
 LGG, DRIVE, EM = "unet2d_lgg", "unet2d_drive", "unet2d_em"
 RESULTS = {LGG: ["dsc.png", "predictions"], DRIVE: ["pixels.csv", "pixels.png"], EM: ["rand.csv", "rand.json"]}
-
-
-@pytest.fixture(autouse=True)
-def restored_logging():
-    """Give pytest its log handlers back after a script has set up its own."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def make_data(recipe: str, folder: Path) -> tuple[str, Path]:

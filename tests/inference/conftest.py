@@ -1,6 +1,5 @@
 """A tiny checkpoint and its bundle, made once: compiling a V-Net takes seconds."""
 
-import logging
 from pathlib import Path
 
 import mindspore as ms
@@ -27,14 +26,10 @@ def backend() -> Backend:
     return create_backend("CPU")
 
 
-@pytest.fixture(autouse=True)
-def restored_logging():
-    """Give pytest its log handlers back after a script has set up its own."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+@pytest.fixture(scope="module", autouse=True)
+def as_in_entry_scripts(backend) -> None:
+    """Graph mode and the kernels again, which each module leaves behind."""
+    create_backend("CPU")
 
 
 @pytest.fixture(scope="session")
