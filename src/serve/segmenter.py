@@ -139,8 +139,8 @@ class Segmenter:
         try:
             size = manager.block_geometry(native).size
         except (ValueError, OverflowError) as error:  # spacing or origin beyond what can be reckoned with
-            raise Refusal(422, f"{case.image_path.name}: spacing {native.spacing} mm and origin {native.origin} mm give "
-                               "no grid for the network; correct them in the header") from error
+            raise Refusal(422, f"{case.image_path.name}: spacing {native.spacing} mm and origin {native.origin} mm "
+                               "give no grid for the network; correct them in the header") from error
         if math.prod(size) > self.limits.voxels:
             raise Refusal(413, f"at the network's {manager.spacing} mm the volume has {' x '.join(map(str, size))} "
                                f"voxels, expected at most {self.limits.voxels} in all; check the spacing in its "

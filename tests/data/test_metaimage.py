@@ -168,7 +168,7 @@ def test_lines_of_spaces_and_endless_numbers_are_told_at_once(tmp_path):
     started = time.process_time()
     assert "not 'Key = value'" in find_problems(path)[0]
     assert time.process_time() - started < 5
-    path.write_text(HEADER.replace("DimSize", f"HeaderSize = {'9' * 5000}\nDimSize"))
+    path = write(tmp_path, HEADER.replace("DimSize", f"HeaderSize = {'9' * 5000}\nDimSize"))
     assert "HeaderSize is '999" in find_problems(path)[0]
 
 
