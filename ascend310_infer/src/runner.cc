@@ -45,6 +45,9 @@ CaseTime run_case(InferenceSession& session, const fs::path& bin, const fs::path
   } catch (const std::exception& error) {  // of the SDK's own classes, too
     throw InferError(bin.string() + ": the device failed: " + error.what());
   }
+  if (answer.size == 0) {
+    throw InferError(bin.string() + ": the model's answer is empty; export the checkpoint again");
+  }
   time.network = watch.lap();
   require_finite(answer.data, answer.size, bin.string() + ": the model's answer");
   write_whole(result, answer.data, answer.size * sizeof(float));

@@ -16,7 +16,7 @@ using namespace infer::testing;
 
 namespace {
 
-// Answers 2 x + 1. Of an input that starts with 99 it throws, of one with 98 it answers NaN.
+// Answers 2 x + 1. Of an input that starts with 99 it throws, of one with 98 it answers NaN, of one with 97 nothing.
 class DoublingSession final : public InferenceSession {
  public:
   const Shape& input_shape() const override { return shape_; }
@@ -31,7 +31,7 @@ class DoublingSession final : public InferenceSession {
       output_[1] = std::nanf("");
       output_[2] = std::numeric_limits<float>::infinity();
     }
-    return {output_.data(), output_.size()};
+    return {output_.data(), input_[0] == 97 ? 0 : output_.size()};
   }
 
   int runs = 0;
@@ -131,6 +131,13 @@ TEST_CASE("cases that fail are all named - the others are done - and no old answ
   CHECK(names_in(place.folders.output) == std::set<std::string>{"Case03_0.bin"});
   CHECK(floats_of(place.folders.output / "Case03_0.bin") == std::vector<float>{11, 5, 7, 9});
   CHECK(names_in(place.folders.times).empty());
+}
+
+TEST_CASE("an empty answer is none") {
+  Workplace place;
+  place.put_case("Case00", 97);
+  CHECK(contains(error_of([&] { place.run(); }), "Case00.bin: the model's answer is empty"));
+  CHECK(names_in(place.folders.output).empty());
 }
 
 TEST_CASE("a result that cannot take its place is told before anything runs") {

@@ -98,10 +98,7 @@ class _Service:
         started = time.perf_counter()
         path = request.url.path
         try:
-            answer = await self._segment(request)
-            response = await run_in_threadpool(form, answer)
-            response.headers["Server-Timing"] = ", ".join(
-                f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in answer.job.seconds.items())
+            response = await self._segment(request, form)
         except Refusal as refusal:
             response = _refused(refusal)
             logger.info("%s refused (%d): %s", path, refusal.status, refusal.reason.replace("\n", "; "))
@@ -121,7 +118,7 @@ class _Service:
             logger.info("%s: %.2f s", path, seconds)
         return response
 
-    async def _segment(self, request: Request) -> Answer:
+    async def _segment(self, request: Request, form: Callable[[Answer], Response]) -> Response:
         give_back = self.places.take()
         job = Job()
         working = None
@@ -129,9 +126,13 @@ class _Service:
             async with asyncio.timeout(self.limits.seconds):
                 upload = await _uploaded(request)
                 # The place and the file go when the thread is done with them, not when the client goes.
-                working = self.segmenter.submit(job, upload.file, upload.filename or "")
+                working = self.segmenter.submit(job, upload.file, upload.filename or "", form)
                 working.add_done_callback(lambda _: (upload.file.close(), give_back()))
-                return self._learned(await _unless_gone(asyncio.wrap_future(working), request))
+                response = await _unless_gone(asyncio.wrap_future(working), request)
+                self._learn(job.seconds)
+                response.headers["Server-Timing"] = ", ".join(
+                    f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in job.seconds.items())
+                return response
         except TimeoutError:
             seconds = f"{self.limits.seconds:g} s"
             if working is None:
@@ -146,11 +147,10 @@ class _Service:
             else:
                 working.cancel()
 
-    def _learned(self, answer: Answer) -> Answer:
-        for stage, seconds in answer.job.seconds.items():
+    def _learn(self, stages: dict[str, float]) -> None:
+        for stage, seconds in stages.items():
             self.metrics.stages.labels(stage).observe(seconds)
-        self.places.learn(sum(seconds for stage, seconds in answer.job.seconds.items() if stage != "wait"))
-        return answer
+        self.places.learn(sum(seconds for stage, seconds in stages.items() if stage != "wait"))
 
 
 async def _uploaded(request: Request) -> UploadFile:
@@ -177,7 +177,7 @@ async def _uploaded(request: Request) -> UploadFile:
     return upload
 
 
-async def _unless_gone(working: "asyncio.Future[Answer]", request: Request) -> Answer:
+async def _unless_gone(working: "asyncio.Future[Response]", request: Request) -> Response:
     """Wait for the answer, or for the client to leave, which raises `ClientGone`."""
     gone = asyncio.create_task(_disconnected(request))
     # Whoever left does not ask for the error either, which asyncio would report as forgotten.

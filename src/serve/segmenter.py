@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from src.serve.limits import Limits, Refusal
 from src.serve.unpack import unpack
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +73,9 @@ class Segmenter:
             self.close()
             raise
 
-    def submit(self, job: Job, stream: BinaryIO, name: str) -> "Future[Answer]":
-        """Return the future of the answer to an upload, see `run`."""
-        return self._readers.submit(self.run, job, stream, name)
+    def submit(self, job: Job, stream: BinaryIO, name: str, form: Callable[[Answer], T]) -> "Future[T]":
+        """Return the future of what `form`, in the same thread, makes of the answer to an upload, see `run`."""
+        return self._readers.submit(lambda: form(self.run(job, stream, name)))
 
     def run(self, job: Job, stream: BinaryIO, name: str) -> Answer:
         """Read an upload, segment it and write its mask, of the same kind of file and with the same geometry.
@@ -134,7 +136,11 @@ class Segmenter:
         job.mark("read")
         if problem := label_problem(image):
             raise DataError([f"{case.image_path}: {problem}; send the image"])
-        size = manager.block_geometry(native).size
+        try:
+            size = manager.block_geometry(native).size
+        except (ValueError, OverflowError) as error:  # spacing or origin beyond what can be reckoned with
+            raise Refusal(422, f"{case.image_path.name}: spacing {native.spacing} mm and origin {native.origin} mm "
+                               "give no grid for the network; correct them in the header") from error
         if math.prod(size) > self.limits.voxels:
             raise Refusal(413, f"at the network's {manager.spacing} mm the volume has {' x '.join(map(str, size))} "
                                f"voxels, expected at most {self.limits.voxels} in all; check the spacing in its "

@@ -23,6 +23,7 @@ _LIST_BYTES = 1 << 16
 _END_BYTES = 22
 _COMMENT_BYTES = 1 << 16
 _NAME_LENGTH = 100
+_NAME_BYTES = 150  # file systems have 255, for stem, suffix and what is put before and after them
 _JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what operating systems add to zips by themselves
 
 
@@ -60,7 +61,8 @@ def unpack(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Case:
 
 def clean_name(stem: str) -> str:
     """Return a file's stem with letters, digits, spaces and ._()- alone, neither hidden, empty nor too long."""
-    return re.sub(r"[^\w.() -]", "_", stem).strip(". ")[:_NAME_LENGTH].strip(". ") or "volume"
+    name = re.sub(r"[^\w.() -]", "_", stem).strip(". ")[:_NAME_LENGTH]
+    return name.encode()[:_NAME_BYTES].decode(errors="ignore").strip(". ") or "volume"
 
 
 def _store(stream: BinaryIO, stem: str, suffix: str, folder: Path, limits: Limits) -> Case:
@@ -74,7 +76,7 @@ def _store(stream: BinaryIO, stem: str, suffix: str, folder: Path, limits: Limit
             try:
                 with gzip.open(stream) as source:
                     _copy(cast(BinaryIO, source), target, limits.unpacked_bytes, f"{stem}{suffix}")
-            except (EOFError, zlib.error, OSError) as error:
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise Refusal(422, f"{stem}{suffix}: damaged or cut short gzip stream ({error}); copy it again from "
                                    "its source") from error
     return Case(f"{stem}{suffix}", path)
@@ -131,7 +133,9 @@ def _unpack_header(archive: zipfile.ZipFile, folder: Path) -> tuple[zipfile.ZipI
                            "is it a .mha? Then name it so and send it itself")
     stem, _ = split_volume_name(PurePosixPath(header.filename).name)
     path = folder / f"{clean_name(stem)}.mhd"
-    path.write_bytes(archive.read(header))
+    with archive.open(header) as source:
+        # With a length: without one zipfile unpacks first, and cuts to the size that the list claims then.
+        path.write_bytes(source.read(MIB))
     return header, Case(path.name, path)
 
 
@@ -176,13 +180,11 @@ def _check_claims(path: Path, limits: Limits) -> None:
     if path.suffix == ".nii":
         shape = nifti.read_shape(path)
     else:
-        header = metaimage.read_header(path)
-        named = header.get("ElementDataFile", "LOCAL")
+        named = metaimage.read_header(path).get("ElementDataFile", "LOCAL")
         if path.suffix == ".mha" and named.upper() != "LOCAL":
             raise Refusal(422, f"{path.name} says that its voxels are in {named!r} (ElementDataFile), expected LOCAL; "
                                "send a .zip of header and voxel file, or write it as one .mha")
-        shape = tuple(int(word) for word in header.get("DimSize", "").split()
-                      if word.isdecimal() and len(word) <= 20)  # other words are told by the check of the file
+        shape = metaimage.read_shape(path)
     if math.prod(max(count, 0) for count in shape) > limits.voxels:
         raise Refusal(413, f"{path.name}: the header says {' x '.join(map(str, shape))} voxels, expected at most "
                            f"{limits.voxels} in all; crop or resample the volume")

@@ -30,6 +30,19 @@ def test_cppcheck_finds_nothing():
     assert done.returncode == 0, done.stderr
 
 
+def test_mindspore_that_is_set_after_a_first_build_is_found(tmp_path):
+    need("cmake", "c++")
+    for name in ("include/api/model.h", "lib/libmindspore.so"):
+        path = tmp_path / "mindspore" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    configure = ("cmake", "-S", SOURCE, "-B", tmp_path / "build")
+    if (first := run(*configure, MINDSPORE_PATH="")).returncode:
+        pytest.skip(f"cmake fails here: {first.stderr}")
+    for setting in (str(tmp_path / "mindspore"), ""):  # and stays known
+        assert f"Ascend310: MindSpore in {tmp_path / 'mindspore'}\n" in run(*configure, MINDSPORE_PATH=setting).stdout
+
+
 def test_fetch_script_passes_shellcheck():
     need("shellcheck")
     done = run("shellcheck", *SOURCE.glob("*.sh"))

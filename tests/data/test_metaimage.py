@@ -1,6 +1,7 @@
 """Each broken file is one that SimpleITK reads without an error, or refuses with a message that helps nobody."""
 
 import gzip
+import time
 import zlib
 from pathlib import Path
 
@@ -159,6 +160,16 @@ def test_all_faults_of_a_header_at_once(tmp_path):
 
 def test_missing_header(tmp_path):
     assert "no such file" in find_problems(tmp_path / "Case00.mhd")[0]
+
+
+def test_lines_of_spaces_and_endless_numbers_are_told_at_once(tmp_path):
+    path = tmp_path / "a.mha"
+    path.write_bytes(b"a" + b" " * 500_000 + b"a")  # took hours, in which no other thread of Python ran
+    started = time.process_time()
+    assert "not 'Key = value'" in find_problems(path)[0]
+    assert time.process_time() - started < 5
+    path = write(tmp_path, HEADER.replace("DimSize", f"HeaderSize = {'9' * 5000}\nDimSize"))
+    assert "HeaderSize is '999" in find_problems(path)[0]
 
 
 def test_exploding_stream_stops_early(tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import json
 import socket
 import tempfile
+import threading
 import time
 import zipfile
 from io import BytesIO
@@ -15,6 +16,7 @@ import SimpleITK as sitk
 
 from src.data.data_manager import DataManager
 from src.inference.volumes import predict_volumes
+from src.serve import view as view_module
 from tests.inference.helpers import GRID, MANAGER, FunctionPredictor, bright, bright_volume
 from tests.serve.helpers import (
     PAGE,
@@ -105,6 +107,9 @@ def nifti(nan: bool, four: bool) -> bytes:
     ("a.mha", metaimage(NDims="4", DimSize="3 3 3 3"), 422, "NDims is 4, expected 3"),
     ("a.mha", metaimage(ElementNumberOfChannels="3"), 422, "extract one channel"),
     ("a.mha", metaimage(DimSize="30 -28 20"), 422, "DimSize"),
+    ("a.mha", metaimage(ElementSpacing="1e308 1e308 1e308"), 422, "a.mha: spacing (1e+308, 1e+308, 1e+308) mm"),
+    ("a.mha", metaimage(HeaderSize="9" * 5000), 422, "HeaderSize is '999"),
+    ("前" * 120 + ".mha", metaimage()[:-1], 422, "has 33599 bytes"),
     ("a.mha", metaimage(DimSize="3000 3000 3000"), 413, "3000 x 3000 x 3000 voxels, expected at most 200000"),
     ("a.nii", b"\0" * 1000, 422, "a.nii: no NIfTI header"),
     ("a.nii", nifti(nan=False, four=False)[:-5], 422, "bytes unpacked, the header asks for"),
@@ -244,6 +249,26 @@ def test_the_time_limit(volume):
         connection = client.begin(f"{BOUNDARY_HEAD}\r\nContent-Length: 1000", b"--a-line")
         assert b" 408 " in connection.recv(15)
         connection.close()
+
+
+def test_what_the_page_needs_is_made_in_a_place_and_within_the_time_limit(volume, monkeypatch):
+    packing, go_on = threading.Event(), threading.Event()
+
+    def pack(*_):
+        packing.set()
+        assert go_on.wait(60)
+        return b"view"
+
+    monkeypatch.setattr(view_module, "pack_view", pack)
+    with serving(bright(), seconds=1.5) as client:
+        thread, results = in_background(lambda: client.post("a.nii.gz", volume, "/view"))
+        assert packing.wait(30)
+        assert client.taken() == 1
+        thread.join(60)
+        assert results[0][0] == 504
+        assert client.taken() == 1
+        go_on.set()
+        client.until_taken(0)
 
 
 def test_a_network_that_fails_costs_one_request(volume, caplog):

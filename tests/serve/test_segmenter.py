@@ -15,9 +15,13 @@ from src.inference.sliding_window import WindowPredictor
 from src.serve.job import ClientGone, Job
 from src.serve.limits import Limits, Refusal
 from src.serve.places import Places
-from src.serve.segmenter import Segmenter
+from src.serve.segmenter import Answer, Segmenter
 from tests.inference.helpers import FunctionPredictor, bright
 from tests.serve.helpers import bright_file, source
+
+
+def _mask(answer: Answer) -> bytes:
+    return answer.content
 
 
 def test_a_job_ends_between_windows(tmp_path):
@@ -35,14 +39,14 @@ def test_a_job_ends_between_windows(tmp_path):
     windows.blocks.clear()
     content = bright_file(tmp_path, "a.nii")
     job = Job()
-    working = segmenter.submit(job, io.BytesIO(content), "a.nii")
+    working = segmenter.submit(job, io.BytesIO(content), "a.nii", _mask)
     assert started.wait(60)
     job.cancel()
     go_on.set()
     with pytest.raises(ClientGone):
         working.result(60)
     assert len(windows.blocks) == 1
-    segmenter.submit(Job(), io.BytesIO(content), "a.nii").result(60)
+    segmenter.submit(Job(), io.BytesIO(content), "a.nii", _mask).result(60)
     assert len(windows.blocks) == 1 + 2 * 2 * 2  # 20 x 24 x 20 voxels of 1.5 mm
     segmenter.close()
 

@@ -1,14 +1,17 @@
 """Uploads on disk: what is taken, and what is refused before anything of its size is made."""
 
+import errno
 import gzip
 import io
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
 from src.data.volume_files import read_volume
+from src.serve import unpack as unpack_module
 from src.serve.limits import Limits, Refusal
 from src.serve.unpack import clean_name, unpack
 from tests.inference.helpers import GRID, bright_volume
@@ -45,7 +48,8 @@ def test_suffixes_may_have_capitals(tmp_path):
 
 @pytest.mark.parametrize(("given", "expected"), [
     ("Case00", "Case00"), ("Größe 1.2(b)", "Größe 1.2(b)"), ("..", "volume"), ("", "volume"), (".hidden", "hidden"),
-    ("a/b\\c:d\0e\n\"f", "a_b_c_d_e__f"), ("x" * 300, "x" * 100), ("a. ", "a")])
+    ("a/b\\c:d\0e\n\"f", "a_b_c_d_e__f"), ("x" * 300, "x" * 100), ("a. ", "a"),
+    ("前列腺" * 60, "前列腺" * 16 + "前列")])
 def test_names_are_harmless(given, expected):
     assert clean_name(given) == expected
 
@@ -70,6 +74,7 @@ def test_a_path_in_the_name_is_dropped(name, tmp_path):
     ("a.mha", HEADER.replace(b"a.raw", b"/etc/passwd"), 422, ["'/etc/passwd'", "expected LOCAL"]),
     ("a.mha", LOCAL.replace(b"2 2 2", b"50 50 41"), 413, ["50 x 50 x 41 voxels, expected at most 100000"]),
     ("a.mha", LOCAL.replace(b"2 2 2", b"9" * 20 + b" 1 1"), 413, ["expected at most"]),
+    ("a.mha", LOCAL.replace(b"2 2 2", b"+50 5e1 41.0"), 413, ["50 x 50 x 41 voxels, expected at most 100000"]),
     ("a.zip", b"no zip", 422, ["cut short or no zip"]),
     ("a.zip", zipped({}), 422, ["the zip holds no file"]),
     ("a.zip", zipped({"a.mha": HEADER}), 422, ["holds a.mha; send that file itself"]),
@@ -109,6 +114,29 @@ def test_a_zip_may_have_a_folder_and_what_systems_add(tmp_path):
     case = unpack(io.BytesIO(content), "whatever.zip", tmp_path, LIMITS)
     assert case.image_path == tmp_path / "a.mhd"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mhd", "a.raw"]
+
+
+def test_a_header_that_unpacks_to_more_than_the_list_says_takes_no_memory(tmp_path):
+    content = bytearray(zipped({"a.mhd": bytes(32 << 20), "a.raw": b"1"}, compression=zipfile.ZIP_DEFLATED,
+                               compresslevel=1))
+    for mark, place in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
+        struct.pack_into("<I", content, content.find(mark) + place, 100)
+    tracemalloc.start()
+    try:
+        found = refused("a.zip", bytes(content), tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert (found.status, "damaged" in found.reason) == (422, True)
+
+
+def test_a_full_disk_is_not_the_uploads_fault(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(unpack_module, "_copy", fail)
+    with pytest.raises(OSError, match="No space"):
+        unpack(io.BytesIO(gzip.compress(b"x")), "a.nii.gz", tmp_path, LIMITS)
 
 
 def test_an_encrypted_member_is_told(tmp_path):
