@@ -2,14 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 import predict as predict_script
-from src.checkpoint import Checkpoint, load_checkpoint
+from src.checkpoint import load_checkpoint
 from src.data import Case
 from src.data.volume_files import read_volume
 from src.errors import UserError
@@ -24,7 +23,7 @@ from src.inference.bundle import (
 )
 from src.inference.evaluate import load_native
 from src.inference.export import compare_kernels, export_checkpoint, other_size
-from src.inference.golden import SAMPLE_DATA, golden_case
+from src.inference.golden import SAMPLE_DATA
 from src.inference.predictor import MindIRPredictor, NetworkPredictor, load_checkpoint_predictor, recipe_of
 from src.inference.tta import MirrorPredictor
 from src.ops.select import stock_kernels
@@ -316,27 +315,6 @@ def test_formats_and_names_that_cannot_be(checkpoint_path, tmp_path, monkeypatch
     with pytest.raises(UserError, match="ONNX export needs the package onnx"):
         export_checkpoint(checkpoint_path, name, ("ONNX",))
     assert list(tmp_path.iterdir()) == []
-
-
-def state(**entries) -> Checkpoint:
-    return Checkpoint(Path("c.ckpt"), {}, entries)
-
-
-def test_golden_case_is_the_first_validation_case_there():
-    names = ["Missing.mhd", "Case27.mhd", "Case24.mhd"]
-    assert golden_case(state(validation_names=names), RECIPE, SAMPLE_DATA).case_id == "Case27"
-    assert golden_case(state(), RECIPE, SAMPLE_DATA).case_id == "Case00"
-
-
-def test_golden_case_is_of_the_training_data_only_when_asked(tmp_path):
-    bright_case(tmp_path / "hospital", "Case26")
-    bright_case(tmp_path / "hospital", "Case03")
-    trained = state(data_path=str(tmp_path / "hospital"), validation_names=["Case26.mhd"])
-    assert golden_case(trained, RECIPE).image_path == SAMPLE_DATA / "img" / "Case00.mhd"
-    asked = golden_case(trained, RECIPE, tmp_path / "hospital")
-    assert asked.image_path == tmp_path / "hospital" / "img" / "Case26.mhd"
-    with pytest.raises(UserError, match="there is none: .*elsewhere.* Give a data folder with --data_path"):
-        golden_case(trained, RECIPE, tmp_path / "elsewhere")
 
 
 def test_given_data_path_is_said_to_go_into_the_bundle(quick_load, checkpoint_path, tmp_path, caplog):
