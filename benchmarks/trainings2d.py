@@ -27,6 +27,7 @@ from src.checkpoint import list_checkpoints
 from src.files import write_json
 from src.machine import environment
 from src.metrics.text import text_table
+from src.report.html import package_versions
 
 PARAMETERS = re.compile(r"(\d+) parameters")
 
@@ -78,6 +79,7 @@ def main() -> None:
     split = args.output_dir / "split"
     if not split.is_dir():
         program("scripts/create_csv.py", split, "1", "--data_path", args.data_path, *study["split"])
+    versions = package_versions()
     output = args.output_dir / "results.json"
     results = json.loads(output.read_text())["results"] if output.is_file() else {}
     for name in args.only or study["variants"]:
@@ -89,7 +91,8 @@ def main() -> None:
                          "training_loss": float(history["loss"].iloc[-1]), "training_cpu_minutes": round(minutes, 2)}
         write_json(output, {
             "command": f"python benchmarks/trainings2d.py benchmarks/studies/{args.study.name} --data_path D "
-                       "--output_dir O", "environment": environment(), "study": study,
+                       "--output_dir O", "environment": environment(),
+            "versions": {name: versions[name] for name in ("mindspore", "numpy")}, "study": study,
             "cases": {part: (split / f"{part}.csv").read_text().split() for part in ("train", "val")},
             "results": results})
     keys = [key for key in next(iter(results.values()))["mean"] if key in ("dice", "iou", "rand_error")]

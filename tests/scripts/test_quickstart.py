@@ -77,7 +77,7 @@ def clone(tmp_path: Path) -> Clone:
     shutil.copytree(REPO / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data/sample").mkdir(parents=True)
     (folder / "data/sample/unseen.csv").write_text("Case29.mhd\n")
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in (path.name for path in REPO.glob("requirements*.txt")):
         (folder / name).write_text(f"content of {name}\n")
     write_program(tmp_path / "python", _STAND_IN)
     environment = {name: value for name, value in os.environ.items() if name not in ("VENV", "TQDM_DISABLE")}
