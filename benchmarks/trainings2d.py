@@ -64,7 +64,7 @@ def score(run_dir: Path, data_path: Path, split: Path) -> dict[str, Any]:
     rows = pd.read_csv(folder / "metrics.csv").set_index("case_id")
     means = {key: entry["mean"] for key, entry in summary.items() if isinstance(entry, dict) and "mean" in entry}
     if (folder / "rand.csv").is_file():
-        means |= pd.read_csv(folder / "rand.csv").mean(numeric_only=True).to_dict()
+        means |= pd.read_csv(folder / "rand.csv", index_col="case_id").mean(numeric_only=True).dropna().to_dict()
     return {"mean": means, "dice_of_cases": rows["dice"].round(4).to_dict()}
 
 
