@@ -5,8 +5,8 @@
 A study names the `recipe`, the arguments of scripts/create_csv.py that divide the cases (`split`), the recipe keys of
 all runs (`base`), and `variants`: name -> keys that differ. Each is trained by train.py and its last checkpoint, which
 nothing chose, scored by eval.py. A run that was interrupted continues when the command is given again, finished ones
-are skipped. Prints a table and writes O/results.json: for each variant the means of the metrics, the Dice of every case, the
-steps and the processor time of the training.
+are skipped. Prints a table and writes O/results.json: for each variant the means of the metrics, the Dice of
+every case, the steps and the processor time of the training.
 """
 
 import argparse
