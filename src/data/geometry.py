@@ -14,6 +14,8 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 # An extent of 10.0004 voxels is one of 10 stored with few digits, and needs no eleventh voxel.
 _SIZE_SLACK = 1e-3
+# Voxels along one axis, far more than memory holds: only a spacing that is wrong goes beyond it.
+MAX_SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,19 @@ class Geometry:
             spacing: of the new grid, mm.
             min_size: least number of voxels along (x, y, z).
             normalise_direction: give the grid the identity direction and let it cover the box around the corners.
+
+        Raises:
+            ValueError: the grid would be longer than `MAX_SIZE` voxels.
         """
         target = np.array(spacing, float)
-        extent = np.abs(self.matrix) @ self.extent if normalise_direction else self.extent
+        with np.errstate(over="ignore", invalid="ignore"):  # a header may claim any spacing: infinity ends below
+            extent = np.abs(self.matrix) @ self.extent if normalise_direction else self.extent
+        size = np.maximum(np.ceil(extent / target - _SIZE_SLACK), 1)
+        if not np.all(size <= MAX_SIZE):  # NaN is not
+            raise ValueError(f"a volume of {self.size} voxels of {self.spacing} mm is too long for a grid of "
+                             f"{tuple(target.tolist())} mm")
+        size = size.astype(int)
         direction = IDENTITY if normalise_direction else self.direction
-        size = np.maximum(np.ceil(extent / target - _SIZE_SLACK), 1).astype(int)
         padded = np.maximum(size, min_size)
         before = (padded - size) // 2
         to_first = -((size - 1) / 2 + before) * target

@@ -1,6 +1,7 @@
 """The C++ program as people start it, on a CPU, and the tests that ctest runs of its parts."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -18,8 +19,9 @@ def test_ctest_passes(built):
         pytest.skip(f"doctest is not installed; on Debian: {DEBIAN}")
     done = run("ctest", "--test-dir", folder, "--output-on-failure")
     assert done.returncode == 0, done.stdout
-    count = int(re.search(r"100% tests passed, 0 tests failed out of (\d+)", done.stdout)[1])
-    assert count >= 25
+    # The closing line's words changed between CMake 3 and 4; this listing has a version of its own.
+    listed = json.loads(run("ctest", "--test-dir", folder, "--show-only=json-v1").stdout)
+    assert len(listed["tests"]) >= 25
 
 
 def test_cppcheck_finds_nothing():

@@ -53,6 +53,18 @@ def test_regrid_size(size, spacing, new_spacing, min_size, expected):
     assert Geometry(size, spacing).regrid(new_spacing, min_size).size == expected
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("spacing", [1e308, 1e20, 1e-320])
+def test_regrid_refuses_a_spacing_no_volume_has(spacing):
+    huge = Geometry((100, 100, 4), (1.0, spacing, 1.0))
+    if spacing < 1:
+        assert huge.regrid((1, 1, 1), (1, 1, 1)).size == (100, 1, 4)
+    else:
+        with pytest.raises(ValueError, match=r"100, 100, 4.*1e\+.* too long for a grid of \(1.0, 1.0, 1.0\) mm"):
+            huge.regrid((1, 1, 1), (1, 1, 1))
+
+
+
 @pytest.mark.parametrize("geometry", [SWAPPED, OBLIQUE])
 @pytest.mark.parametrize("normalise_direction", [False, True])
 def test_regrid_covers_the_volume_and_keeps_the_centre(geometry, normalise_direction):
