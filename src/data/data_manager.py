@@ -10,7 +10,7 @@ import numpy as np
 from src.data.case import MASK_ENDING, Case, split_volume_name
 from src.data.case_files import read_case
 from src.data.geometry import Geometry
-from src.data.resampling import class_fractions, largest_class, resample
+from src.data.resampling import class_fractions, half_filled, largest_class, resample
 from src.data.volume_files import write_volume
 from src.errors import DataError, UserError
 
@@ -146,7 +146,7 @@ class DataManager:
         that fills as much of a voxel as the background has it in the same way; see `resampling.largest_class`.
         """
         fraction = self.label_fraction(label, native)
-        return (fraction >= 0.5).astype(np.uint8) if self.classes == 2 else largest_class(fraction)
+        return half_filled(fraction) if self.classes == 2 else largest_class(fraction)
 
     def read_preprocessed(self, case: Case) -> tuple[np.ndarray, np.ndarray | None, Geometry, np.ndarray, Geometry]:
         """Return what `read_case` gives (image, label or None, grid), then the image's block and the block's grid.
@@ -231,4 +231,7 @@ class DataManager:
         if not top > bottom:
             raise DataError([f"no contrast: the intensity percentiles {low:g} and {high:g} are both {top:g}; "
                              "check the image, or widen intensity_percentiles"])
-        return ((np.clip(values, bottom, top) - bottom) / (top - bottom)).astype(np.float32)
+        np.clip(values, bottom, top, out=values)
+        values -= bottom
+        values /= top - bottom
+        return values.astype(np.float32, copy=False)

@@ -16,7 +16,7 @@ from src.data.case import Case
 from src.data.geometry import Geometry
 from src.data.layout import all_found
 from src.data.picture_files import PictureReader, size_text
-from src.data.resampling import resample
+from src.data.resampling import half_filled, resample
 from src.data.slices import SliceManager, grid_over, native_grid
 from src.errors import DataError, UserError
 
@@ -105,7 +105,7 @@ class LggManager(SliceManager):
 
     def block_label(self, label: np.ndarray, grid: Geometry) -> np.ndarray:
         """Resize a label linearly with its picture: (X, Y, Z) uint8, 1 where at least one half is foreground."""
-        return (resample(label.astype(np.float32), native_grid(label), grid) >= 0.5).astype(np.uint8)
+        return half_filled(resample(label.astype(np.float32), native_grid(label), grid))
 
     def paste_back(self, probability: np.ndarray, block: Geometry, native: Geometry) -> np.ndarray:
         """Undo crop, padding and resizing of probabilities (X, Y, Z) linearly: (x, y, z) float32, 0 outside of them."""
