@@ -52,7 +52,7 @@ def make_image(path: Path) -> None:
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij"))
     noise = np.random.default_rng(1).normal(0, 30, size)
     image = 200 + 150 * (np.square(grid / 0.4).sum(axis=0) < 1) + noise
-    # Voxels of PROMISE12 are not compressed either.
+    # PROMISE12's own files have no compression.
     write_volume(path, image.clip(0, 2000).astype(np.int16), Geometry(size, spacing, (0.0, 0.0, 0.0)), compress=False)
 
 

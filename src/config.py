@@ -51,6 +51,7 @@ vnet_cfg = EasyDict(
         "dropout": 0.5,
         "out_kernel": 1,  # last convolution; 3 in the first MindSpore release
         "deep_supervision": False,  # logits at the coarser decoder stages as well, while training
+        "pretrained": "",  # run folder or checkpoint whose weights to begin with; {fold} and {seed} are the recipe's
         # Optimisation
         "batch_size": 4,  # per rank
         "epochs": 500,
@@ -100,6 +101,7 @@ unet3d_brain_cfg = EasyDict(
         "dirPredictionImage": "results/prediction",
         "target_size": [0, 0, 0],  # voxels, (x, y, z), to resize to by nearest neighbour; zeros: as on disk
         "normalise_by": "image",  # what intensities are divided by: the maximum of the image, or of each modality
+        "pretrained": "",
         # Optimisation
         "batch_size": 1,  # volumes of a micro-batch, over which batch norm takes its statistics
         "micro_batches": 1,  # whose mean gradient makes a step; a pipeline needs several to keep both devices busy
@@ -171,7 +173,7 @@ _slices_cfg = EasyDict(
         "output_channels": 1,  # 1: the foreground's logit; 2: background's and foreground's
         "dropout": 0.0,  # at the bottom of unet and attention_unet
         "deep_supervision": True,  # of unetpp: logits of every nested decoder
-        "pretrained": "",  # resnet34_unet: file of an ImageNet ResNet-34, MindSpore's .ckpt or torchvision's .pth
+        "pretrained": "",  # as of the V-Net; of resnet34_unet also an ImageNet ResNet-34, MindSpore's or torchvision's
         # Optimisation
         "batch_size": 16,
         "epochs": 100,

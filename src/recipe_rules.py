@@ -133,8 +133,6 @@ def _check_unet2d(recipe: Mapping[str, Any], require: Callable[[bool, str, str],
     # As for the V-Net: batch norm at the bottom needs two values a channel.
     require(recipe["batch_size"] * math.prod(n // halved for n in recipe["image_size"]) > 1, "batch_size",
             f"at least 2 with image_size {recipe['image_size']}, or a larger image_size")
-    require(not recipe["pretrained"] or recipe["architecture"] == "resnet34_unet", "pretrained",
-            "none but with architecture 'resnet34_unet', whose encoder it is")
     require(recipe["dropout"] < 1, "dropout", "a probability below 1")
     require(recipe["ema_decay"] < 1, "ema_decay", "a number below 1")
     for key in ("aug_flip_x", "aug_flip_y", "bce_weight"):

@@ -56,17 +56,24 @@ def _build_2d(recipe: Mapping[str, Any], seed: int) -> nn.Cell:
     return builders[recipe["architecture"]]()
 
 
-def start_from_pretrained(network: nn.Cell, recipe: Mapping[str, Any]) -> None:
+def start_from_pretrained(network: nn.Cell, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give a network that is to be trained from the beginning the weights of the recipe's `pretrained`, if it has one.
 
     Apart from `build_network`, since a network that is resumed, evaluated or exported gets all its weights from a
-    checkpoint: that file need not be there any more.
+    checkpoint: that file need not be there any more. `{fold}` and `{seed}` in the path stand for the recipe's.
+
+    Returns:
+        What the other run's checkpoint says about it, such as its `train_names`; empty where there is none.
 
     Raises:
         UserError: as `load_pretrained`.
     """
-    if recipe.get("pretrained") and isinstance(network, ResNet34UNet):
-        load_pretrained(network, Path(recipe["pretrained"]).expanduser())
+    text = recipe.get("pretrained")
+    if not text:
+        return {}
+    for key in ("fold", "seed"):
+        text = text.replace(f"{{{key}}}", str(recipe[key]))
+    return load_pretrained(network, Path(text).expanduser())
 
 
 __all__ = ["PICTURE_CHANNELS", "AttentionUNet", "ForegroundProbability", "ResNet34UNet", "UNet2d", "UNet3d", "UNetPP",

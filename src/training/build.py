@@ -1,7 +1,7 @@
 """Put a trainer together from a plan and a backend."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -79,7 +79,7 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
     ms.set_seed(recipe.seed)  # every rank starts from the same weights
     network = build_network(recipe, backend.rank, backend.world_size)
     if not list_checkpoints(plan.checkpoint_folder):
-        start_from_pretrained(network, recipe)
+        _refuse_seen_cases(start_from_pretrained(network, recipe), plan)
     loss = build_loss(recipe)
     step: Any
     if pipelined:
@@ -115,6 +115,18 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
                     backend.rank, backend.world_size, recipe.batch_size, recipe.batch_size * backend.world_size,
                     trainer.base_lr, recipe.lr_scaling)
     return trainer
+
+
+def _refuse_seen_cases(pretrained: Mapping[str, Any], plan: RunPlan) -> None:
+    """Refuse weights of a run that was trained on cases which this one is validated on."""
+    if pretrained.get("data_path") != str(plan.data_path):
+        return
+    seen = sorted(set(pretrained.get("train_names", ())) & set(plan.validation_names))
+    if seen:
+        raise UserError(f"recipe key 'pretrained': {plan.recipe.pretrained} was trained on {len(seen)} of the "
+                        f"{len(plan.validation_names)} validation cases ({', '.join(seen[:5])}{', …' * (len(seen) > 5)}"
+                        "), expected none, or their Dice would say nothing; name a run with the same split (in a "
+                        "cross-validation with {fold} in its path), or change the split")
 
 
 def _build_validation(manager: DataManager, cases: Sequence[Case], recipe: EasyDict, backend: Backend,

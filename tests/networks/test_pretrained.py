@@ -8,6 +8,7 @@ import pytest
 from mindspore import Tensor
 from numpy.lib.stride_tricks import sliding_window_view
 
+from src.checkpoint import save_checkpoint
 from src.errors import UserError
 from src.networks import ResNet34UNet, build_network, pretrained, start_from_pretrained
 from src.networks.pretrained import encoder_name, load_pretrained
@@ -162,6 +163,20 @@ def test_files_that_are_none(network, tmp_path):
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with pytest.raises(UserError, match=words):
             load_pretrained(network, tmp_path / name)
+
+
+def test_own_checkpoints_give_all_weights(network, tmp_path):
+    """Of a ResNet-34 U-Net as well, whose decoder ImageNet has no weights for."""
+    other = ResNet34UNet(3, 1, 2)
+    assert not np.array_equal(value(other, "blocks.0.first.conv.weight"), value(network, "blocks.0.first.conv.weight"))
+    save_checkpoint(tmp_path / "a.ckpt", other, {"train_names": ["a"], "epoch": 7})
+    assert load_pretrained(network, tmp_path / "a.ckpt") == {"train_names": ["a"], "epoch": 7}
+    for name in ("blocks.0.first.conv.weight", "encoder.stem.conv.weight"):
+        np.testing.assert_array_equal(value(network, name), value(other, name))
+    with pytest.raises(UserError, match=r"a.ckpt does not fit the network: .*has shape"):
+        load_pretrained(ResNet34UNet(1, 1, 2), tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=r"found no checkpoint in its folder ckpt, expected a run folder"):
+        load_pretrained(network, tmp_path)
 
 
 def test_pretrained_of_the_recipe(monkeypatch):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
+from mindspore.nn import Cell
 
 from src.backend import Backend
 from src.checkpoint import BEST_NAME, LaterVersion, checkpoint_name, load_checkpoint, save_checkpoint
@@ -54,6 +55,42 @@ def test_every_setting_arrives(plan):
     assert (validation.every, validation.patience) == (3, 4)
     assert (saver.every, saver.keep, saver.folder) == (2, 5, plan.run_dir / "ckpt")
     assert saver.run_state["train_names"] == plan.train_names
+
+
+def with_pretrained(plan: RunPlan, pretrained: str, **other: object) -> RunPlan:
+    return replace(plan, run_dir=plan.run_dir.parent / "next", recipe=apply_overrides(
+        plan.recipe, {"pretrained": pretrained, "VolSize": [16, 16, 32], **other}))
+
+
+def averaged_bias(step: Cell) -> Parameter:
+    return next(parameter for parameter in step.average.averages if parameter.name.endswith("input.conv.bias"))
+
+
+def test_a_run_begins_with_the_weights_of_another(plan):
+    """Of its newest checkpoint, or of the one that is named; averaged weights where the other has them."""
+    plan = replace(plan, run_dir=plan.run_dir.parent / "seed11" / "fold-1",
+                   recipe=apply_overrides(plan.recipe, {"ema_decay": 0.9}))
+    step = build_trainer(plan, Backend("CPU")).step
+    for number, bias in ((42, step.network.input.conv.bias), (5, averaged_bias(step))):
+        bias.set_data(Tensor(np.array([number], np.float32)))
+    for name in (checkpoint_name(3, 2), BEST_NAME):
+        save_checkpoint(plan.checkpoint_folder / name, step, {**plan.checkpoint_state(), "epoch": 3})
+    for path in ("seed{seed}/fold{fold}", f"seed11/fold-1/ckpt/{BEST_NAME}"):
+        step = build_trainer(with_pretrained(plan, str(plan.run_dir.parents[1] / path)), Backend("CPU")).step
+        assert (step.network.input.conv.bias.asnumpy(), averaged_bias(step).asnumpy()) == (5, 5)
+    resumed(replace(plan, recipe=RECIPE), {"epoch": 4})
+    trainer = build_trainer(with_pretrained(plan, str(plan.run_dir)), Backend("CPU"))
+    assert trainer.step.network.input.conv.bias.asnumpy() == 42
+    assert trainer.state.epoch == 0
+
+
+def test_weights_that_saw_the_validation_cases_are_refused(plan):
+    resumed(plan, {"epoch": 3})
+    other = replace(with_pretrained(plan, str(plan.run_dir)), train_names=["Case24.mhd", "Case00.mhd"],
+                    validation_names=["Case01.mhd", "Case02.mhd"])
+    with pytest.raises(UserError, match=r"'pretrained': .* was trained on 2 of the 2 validation cases \(Case01.mhd, "):
+        build_trainer(other, Backend("CPU"))
+    assert build_trainer(replace(other, validation_names=["Case24.mhd"]), Backend("CPU"))
 
 
 def test_patches_and_augmentation_are_as_the_recipe_says(plan):

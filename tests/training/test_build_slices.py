@@ -117,6 +117,7 @@ def test_only_a_run_from_the_beginning_takes_pretrained_weights(plan, monkeypatc
     """And the average of its weights begins with them."""
     def start(network, recipe):
         network.weight.set_data(network.weight * 0 + 7)
+        return {}
 
     monkeypatch.setattr(module, "start_from_pretrained", start)
     plan = changed(plan, ema_decay=0.9)
