@@ -6,6 +6,7 @@ the packages of requirements-serve.txt.
 
 import argparse
 import logging
+import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,8 +42,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.bundle and (args.config or args.set):
         parser.error("--config and --set go with --ckpt_path: a bundle is sealed")
-    if min(args.max_upload_mib, args.max_voxels, args.time_limit, args.places) <= 0:
-        parser.error("limits have to be above 0")
+    for name, factor in {"max_upload_mib": MIB, "max_voxels": 1, "time_limit": 1, "places": 1}.items():
+        if not 0 < getattr(args, name) * factor < math.inf:  # which nan is not, either
+            parser.error(f"--{name} is {getattr(args, name)}, expected a finite number above 0")
     return args
 
 

@@ -52,7 +52,10 @@ BUILD=$(realpath -ms -- "${BUILD_DIR:-$REPO/ascend310_infer/build}")
 MODEL=${ARG[MINDIR_PATH]}
 find_bundle "$MODEL"
 case $TARGET in
-    Ascend310) use_ascend ;;
+    Ascend310)
+        [[ $MODEL == *.mindir ]] || fail "MINDIR_PATH '$MODEL' is no .mindir, which Ascend310 runs; for the ONNX set DEVICE_TARGET=CPU"
+        use_ascend
+        ;;
     CPU)
         MODEL=$BUNDLE/model.onnx
         [[ -f $MODEL ]] || fail "DEVICE_TARGET=CPU runs $MODEL, which is missing; export with --file_format MINDIR ONNX"

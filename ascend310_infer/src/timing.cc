@@ -9,6 +9,18 @@ namespace {
 
 constexpr int kDecimals = 3;  // microseconds
 
+// A case's name as a field of a CSV file (RFC 4180): in quotes where it holds a comma, a quote or the end of a line.
+std::string field(const std::string& name) {
+  if (name.find_first_of(",\"\r\n") == std::string::npos) {
+    return name;
+  }
+  std::string quoted = "\"";
+  for (const char letter : name) {
+    quoted += letter == '"' ? "\"\"" : std::string(1, letter);
+  }
+  return quoted + '"';
+}
+
 }  // namespace
 
 std::string average_line(const std::vector<CaseTime>& times) {
@@ -25,7 +37,7 @@ std::string times_csv(const std::vector<CaseTime>& times) {
   std::ostringstream text;
   text << "case,read_ms,network_ms,write_ms\n" << std::fixed << std::setprecision(kDecimals);
   for (const CaseTime& time : times) {
-    text << time.name << ',' << time.read << ',' << time.network << ',' << time.write << '\n';
+    text << field(time.name) << ',' << time.read << ',' << time.network << ',' << time.write << '\n';
   }
   return text.str();
 }

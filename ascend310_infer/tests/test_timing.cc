@@ -17,6 +17,11 @@ TEST_CASE("each case has a line of the table") {
         "case,read_ms,network_ms,write_ms\nCase00,1.500,1234.568,0.250\nCase01,0.000,2.000,3.000\n");
 }
 
+TEST_CASE("names that would break a table are in quotes") {
+  CHECK(times_csv({{"a, b", 1, 2, 3}, {"the \"c\"", 1, 2, 3}}) ==
+        "case,read_ms,network_ms,write_ms\n\"a, b\",1.000,2.000,3.000\n\"the \"\"c\"\"\",1.000,2.000,3.000\n");
+}
+
 TEST_CASE("a lap starts where the last one ended") {
   Stopwatch watch;
   std::this_thread::sleep_for(std::chrono::milliseconds(30));

@@ -23,6 +23,7 @@ _COPY = "copy it again from its source"
 # Bits of a voxel by the code of its type, of whole and real numbers
 _BITS = {2: 8, 4: 16, 8: 32, 16: 32, 64: 64, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64}
 _REAL = {16: "f4", 64: "f8"}
+_ROUNDING = 1e-4  # of a quaternion in float32
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,42 @@ def _parse_header(header: bytes) -> _Header | str:
         dim = struct.unpack_from(f"{order}8q", header, 16)
         kind, bits = struct.unpack_from(f"{order}2h", header, 12)
         offset = struct.unpack_from(f"{order}q", header, 168)[0]
-    if not math.isfinite(offset) or offset < 0:
-        return f"the header's vox_offset is {offset}, expected the byte at which the voxels begin; {_COPY}"
-    if bits != _BITS.get(kind, bits):
+    least = 352 if is_first_version else 544
+    if not least <= offset < math.inf:
+        return (f"the header's vox_offset is {offset}, expected the byte at which the voxels begin, {least} or more; "
+                f"{_COPY}")
+    # Complex numbers and colours: SimpleITK would drop the imaginary part without a word.
+    if kind not in _BITS:
+        return (f"the header's datatype is {kind}, expected whole or real numbers ({', '.join(map(str, _BITS))}); "
+                "store the magnitude, or one channel")
+    if problem := _geometry_problem(header, order, is_first_version):
+        return f"{problem}; correct the header, or {_COPY}"
+    if bits != _BITS[kind]:
         return f"the header's bitpix is {bits}, and voxels of its datatype {kind} have {_BITS[kind]} bits; {_COPY}"
     return _Header(dim[1 : 1 + max(0, min(dim[0], 7))], kind, bits, offset, order)
+
+
+def _geometry_problem(header: bytes, order: str, is_first_version: bool) -> str:
+    """Say what is wrong with spacing and orientation, for which SimpleITK would put in values of its own; or ""."""
+    if is_first_version:
+        pixdim = struct.unpack_from(f"{order}3f", header, 80)
+        codes = struct.unpack_from(f"{order}2h", header, 252)
+        places = struct.unpack_from(f"{order}18f", header, 256)
+    else:
+        pixdim = struct.unpack_from(f"{order}3d", header, 112)
+        codes = struct.unpack_from(f"{order}2i", header, 344)
+        places = struct.unpack_from(f"{order}18d", header, 352)
+    if not all(0 < value < math.inf for value in pixdim):
+        return f"the header's pixdim is {pixdim}, expected three spacings above 0 mm"
+    quaternion, offset, rows = places[:3], places[3:6], places[6:]
+    # Its first number is the square root of what the others leave of 1.
+    if codes[0] > 0 and not (sum(value**2 for value in quaternion) <= 1 + _ROUNDING
+                             and all(map(math.isfinite, offset))):
+        return (f"the header's qform has quaternion {quaternion} and offset {offset}, expected finite numbers, the "
+                "former's squares with a sum of 1 at most")
+    if codes[1] > 0 and not all(map(math.isfinite, rows)):
+        return f"the header's sform has the rows {rows}, expected finite numbers"
+    return ""
 
 
 def _check(stream: BinaryIO, channels: int) -> str:

@@ -107,6 +107,9 @@ def recipe_of_bundle(path: Path) -> tuple[EasyDict, str, dict[str, Any]]:
     bundle = read_bundle(path)
     content = bundle.content
     name = content["recipe_name"] or DEFAULT_RECIPE
+    if name not in RECIPES:
+        raise UserError(f"bundle {bundle.folder}: recipe {name!r} is unknown here; known: {', '.join(RECIPES)}. Use "
+                        "the version of this program that exported it")
     recipe = apply_overrides(RECIPES[name], content["recipe"])
     check_one_block({**recipe, "tta": bundle.mirrors}, f"bundle {bundle.folder}")
     for kind, model in content["models"].items():

@@ -21,13 +21,16 @@ kernels was from it, where they were in use, is in `recipe.json` under golden, c
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from easydict import EasyDict
 
@@ -38,6 +41,8 @@ from src.files import write_text
 from src.inference.output import make_folder
 from src.inference.postprocess import THRESHOLD, Postprocess
 from src.inference.predictor import ExportedPredictor, MindIRPredictor, OnnxPredictor
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "vnet-bundle"
 # 1: two classes, and the model takes the whole of what preprocessing gives, once. 2: more classes, windows, or mirrored
@@ -51,7 +56,7 @@ MODEL_NAMES = {"MINDIR": "model.mindir", "ONNX": "model.onnx", "AIR": "model.air
 # A MINDIR for volumes of any size in multiples of 16, beside that of VolSize; axes of any size are -1 in its shapes.
 DYNAMIC = "MINDIR_DYNAMIC"
 DYNAMIC_NAME = "model_dynamic.mindir"
-# In order of preference; AIR is for Ascend's own tools.
+# In order of preference, see `load_bundle_predictor`; AIR is for Ascend's own tools.
 RUNNERS: dict[str, type[ExportedPredictor]] = {"MINDIR": MindIRPredictor, "ONNX": OnnxPredictor}
 
 # Devices that compute in fp16 differ from the fp32 golden output by a few thousandths; a broken model by far more.
@@ -135,14 +140,19 @@ def read_bundle(path: Path) -> Bundle:
 def load_bundle_predictor(path: Path) -> tuple[ExportedPredictor, Bundle]:
     """Load a verified bundle's model: the MINDIR where there is one, else the ONNX.
 
+    On a CPU the ONNX comes first: onnxruntime takes a fraction of the time of MindSpore's own operators there
+    (docs/deployment.md).
+
     Raises:
         UserError: as `read_bundle`; or this program can run none of its models.
     """
     bundle = read_bundle(path)
-    for kind, runner in RUNNERS.items():
+    on_cpu = ms.get_context("device_target") == "CPU" and find_spec("onnxruntime") is not None
+    for kind in reversed(RUNNERS) if on_cpu else RUNNERS:
         if kind in bundle.formats:
             model = bundle.content["models"][kind]
-            return runner(bundle.folder / model["file"], model["input"]["shape"]), bundle
+            logger.info("bundle %s: running %s", bundle.folder, model["file"])
+            return RUNNERS[kind](bundle.folder / model["file"], model["input"]["shape"]), bundle
     raise UserError(f"bundle {bundle.folder}: has {', '.join(bundle.formats)} only, and predicting here needs "
                     f"{' or '.join(RUNNERS)}; export it with --file_format {' or '.join(RUNNERS)}")
 

@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,8 @@ def export_checkpoint(checkpoint_path: Path, name: str | None = None, formats: S
     require_finite(expected, golden.case_id, predictor.path)
     kernel_entry = compare_kernels(checkpoint, recipe, batch, expected)
     target = Path(f"{name}_bundle")
+    beside = links_beside(name, formats, dynamic_shape)
+    stale = _stale_links(name, target, set(beside.values()))
     with bundles.atomic_folder(target) as folder:
         models = {kind: _export_model(predictor, batch, expected, kind, folder) for kind in dict.fromkeys(formats)}
         if dynamic_shape:
@@ -108,8 +110,11 @@ def export_checkpoint(checkpoint_path: Path, name: str | None = None, formats: S
                 np.save(temporary, array)
         write_json(folder / bundles.RECIPE_NAME, _describe(checkpoint, recipe, models, golden, kernel_entry))
         bundles.write_checksums(folder)
-    for kind, beside in links_beside(name, formats, dynamic_shape).items():
-        _link(target / models[kind]["file"], beside)
+    for path in stale:
+        path.unlink()
+        logger.info("%s was of the bundle before, which had this format as well: removed", path)
+    for kind, path in beside.items():
+        _link(target / models[kind]["file"], path)
     return target
 
 
@@ -313,6 +318,14 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
 def _masks(probability: np.ndarray) -> np.ndarray:
     """Return the masks (N, X, Y, Z), or (N, H, W), of a batch of probabilities, all components kept."""
     return np.stack([Postprocess(largest_component=False).mask(one) for one in probability])
+
+
+def _stale_links(name: str, bundle: Path, kept: Set[Path]) -> list[Path]:
+    """Return the models beside a bundle about to be replaced that are its own, but for those that get a successor."""
+    files = {**bundles.MODEL_NAMES, bundles.DYNAMIC: bundles.DYNAMIC_NAME}
+    return [path for kind, path in links_beside(name, FORMATS, dynamic_shape=True).items()
+            if path not in kept and path.is_file() and (bundle / files[kind]).is_file()
+            and bundles.file_sha256(path) == bundles.file_sha256(bundle / files[kind])]
 
 
 def _link(source: Path, target: Path) -> None:

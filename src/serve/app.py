@@ -14,6 +14,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -57,7 +58,7 @@ def create_app(segmenter: Segmenter, limits: Limits) -> FastAPI:
         return FileResponse(PAGE / "index.html")
 
     @app.get("/health", summary="Whether the service works, what it runs, and its limits")
-    async def health() -> dict[str, Any]:
+    async def health() -> JSONResponse:
         return service.health()
 
     @app.get("/metrics", summary="Figures in Prometheus' text format")
@@ -83,11 +84,15 @@ class _Service:
         self.metrics.places.set(limits.places)
         self.places = Places(limits, self.metrics.taken.set)
 
-    def health(self) -> dict[str, Any]:
-        source, limits = self.segmenter.source, self.limits
-        return {"status": "ok", "model": source.title, "classes": source.manager.classes,
-                "places": limits.places, "places_taken": self.places.taken,
-                "limits": {"upload_bytes": limits.upload_bytes, "voxels": limits.voxels, "seconds": limits.seconds}}
+    def health(self) -> JSONResponse:
+        """Tell what runs; 503 when the network is at one volume for far longer than anybody waits for it."""
+        source, limits, busy = self.segmenter.source, self.limits, self.segmenter.busy_seconds()
+        stuck = busy > 2 * limits.seconds
+        return JSONResponse({
+            "status": "stuck" if stuck else "ok", "model": source.title, "classes": source.manager.classes,
+            "places": limits.places, "places_taken": self.places.taken, "network_seconds": round(busy, 1),
+            "limits": {"upload_bytes": limits.upload_bytes, "voxels": limits.voxels, "seconds": limits.seconds},
+        }, 503 if stuck else 200)
 
     def for_page(self, answer: Answer) -> Response:
         content = view_module.pack_view(answer, self.segmenter.source.manager.classes)
@@ -96,17 +101,10 @@ class _Service:
     async def respond(self, request: Request, form: Callable[[Answer], Response]) -> Response:
         """Answer an upload, with the mask as `form` puts it or with the reason why there is none."""
         started = time.perf_counter()
-        path = request.url.path
+        path = request.scope["path"]
         try:
-            response = await self._segment(request, form)
-        except Refusal as refusal:
-            response = _refused(refusal)
-            logger.info("%s refused (%d): %s", path, refusal.status, refusal.reason.replace("\n", "; "))
-        except (ClientGone, ClientDisconnect):
-            self.metrics.gone.inc()
-            response = Response(status_code=CLIENT_GONE)
-            logger.info("%s: the client left", path)
-        except Exception:  # a defect of ours costs this request only
+            response = await self._answer(request, form)
+        except Exception:  # a defect of ours, be it in a refusal, costs this request only
             number = uuid.uuid4().hex[:8]
             logger.exception("%s failed, error %s", path, number)
             response = _refused(Refusal(500, f"the service failed; its log tells more under {number}"))
@@ -117,6 +115,18 @@ class _Service:
             # Without the file's name, which may be a patient's.
             logger.info("%s: %.2f s", path, seconds)
         return response
+
+    async def _answer(self, request: Request, form: Callable[[Answer], Response]) -> Response:
+        path = request.scope["path"]
+        try:
+            return await self._segment(request, form)
+        except Refusal as refusal:
+            logger.info("%s refused (%d): %s", path, refusal.status, refusal.logged)
+            return _refused(refusal)
+        except (ClientGone, ClientDisconnect):
+            self.metrics.gone.inc()
+            logger.info("%s: the client left", path)
+            return Response(status_code=CLIENT_GONE)
 
     async def _segment(self, request: Request, form: Callable[[Answer], Response]) -> Response:
         give_back = self.places.take()
@@ -160,13 +170,16 @@ async def _uploaded(request: Request) -> UploadFile:
         Refusal: 400 or 415, it is none.
         ClientDisconnect: the client left.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        raise Refusal(415, f"the request's Content-Type is {kind or 'missing'}; {_HOW}")
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        raise Refusal(415, f"the request's Content-Type is {kind.decode('latin-1') or 'missing'}; {_HOW}")
+    # Python knows charsets that make names of what is no text, or that fail by design.
+    if (charset := options.get(b"charset", b"utf-8").lower()) not in (b"utf-8", b"utf8"):
+        raise Refusal(400, f"the Content-Type's charset is {charset.decode('latin-1')}, expected utf-8 or none; {_HOW}")
     try:
         form = await request.form(max_files=1, max_fields=8)
-    except HTTPException as error:
-        raise Refusal(400, f"the request's form is broken ({error.detail}); {_HOW}") from error
+    except (HTTPException, UnicodeError) as error:
+        raise Refusal(400, f"the request's form is broken ({getattr(error, 'detail', error)}); {_HOW}") from error
     upload = form.get("file")
     if not isinstance(upload, UploadFile) or not upload.filename:
         await form.close()
@@ -212,5 +225,5 @@ def _refused(refusal: Refusal) -> JSONResponse:
 async def _told(request: Request, error: Exception) -> JSONResponse:
     """Answer an unknown path or method in the form of all other refusals."""
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code,
+    return JSONResponse({"error": f"{request.method} {request.scope['path']}: {error.detail}"}, error.status_code,
                         error.headers)

@@ -2,7 +2,9 @@
 
 import logging
 import math
+import re
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +15,7 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from src.data.case import Case
+from src.data.case import Case, split_volume_name
 from src.data.case_files import read_case
 from src.data.data_manager import DataManager
 from src.errors import DataError, UserError
@@ -24,12 +26,14 @@ from src.inference.source import Source
 from src.inference.tta import MirrorPredictor
 from src.inference.volumes import label_problem
 from src.serve.job import Job
-from src.serve.limits import Limits, Refusal
+from src.serve.limits import Limits, Refusal, from_upload
 from src.serve.unpack import unpack
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_ITK = re.compile(r"ITK ERROR: |(?:itk::)?\w+ ?\(0x[0-9A-Fa-f]+\):? ?")  # with addresses in our memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,7 @@ class Segmenter:
         self._network = ThreadPoolExecutor(1, "network")
         self._readers = ThreadPoolExecutor(limits.readers, "reader")
         self._current: Job | None = None
+        self._began: float | None = None
         try:
             self.source = self._network.submit(self._start, load).result()
         except BaseException:
@@ -103,7 +108,7 @@ class Segmenter:
             except DataError as error:
                 raise Refusal(422, "\n".join(_without(folder, case, problem) for problem in error.problems)) from error
             except UserError as error:  # no fault of the volume, which was read
-                logger.error("%s", error)
+                logger.error("%s", _from_upload(case).sub("...", str(error)))
                 raise Refusal(500, "the network or the disk of this service failed; its log says how") from error
             except MemoryError as error:
                 raise Refusal(503, "not enough memory for this volume now; try again later, or crop it", 30) from error
@@ -139,29 +144,39 @@ class Segmenter:
         try:
             size = manager.block_geometry(native).size
         except (ValueError, OverflowError) as error:  # spacing or origin beyond what can be reckoned with
-            raise Refusal(422, f"{case.image_path.name}: spacing {native.spacing} mm and origin {native.origin} mm "
-                               "give no grid for the network; correct them in the header") from error
+            raise Refusal(422, f"{from_upload(case.image_path.name)}: spacing {native.spacing} mm and origin "
+                               f"{native.origin} mm give no grid for the network; correct them in the header"
+                          ) from error
         if math.prod(size) > self.limits.voxels:
             raise Refusal(413, f"at the network's {manager.spacing} mm the volume has {' x '.join(map(str, size))} "
                                f"voxels, expected at most {self.limits.voxels} in all; check the spacing in its "
                                f"header, {native.spacing} mm, or crop it")
-        block, grid = manager.preprocess(image, native)
+        try:
+            block, grid = manager.preprocess(image, native)
+        except DataError as error:  # which tells the network's owner to change the recipe
+            remedy = f"check that the image is not blank around its centre, and its spacing, {native.spacing} mm"
+            raise DataError([f"{problem.partition(';')[0]}; {remedy}" for problem in error.problems]) from error
         job.mark("preprocess")
         return NativeCase(case.case_id, image, None, native, block, grid)
 
     def predict(self, job: Job, block: np.ndarray) -> np.ndarray:
         """Return the probability of a block; in the network's thread only."""
         job.mark("wait")
-        self._current = job
+        self._current, self._began = job, time.monotonic()
         try:
             return self.source.predictor.predict_block(block)
         finally:
-            self._current = None
+            self._current = self._began = None
             job.mark("network")
 
     def in_turn(self, job: Job, block: np.ndarray) -> np.ndarray:
         """Return the probability of a block, when it is the job's turn."""
         return job.turn(self._network, self.predict, job, block)
+
+    def busy_seconds(self) -> float:
+        """Return for how long the network has been at its present volume; 0 while it is at none."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
 
     def check_current(self) -> None:
         """End the job whose block is with the network when nobody waits for it any more."""
@@ -195,9 +210,17 @@ class _Checked:
 
 
 def _without(folder: Path, case: Case, problem: str) -> str:
-    """Return a problem without our own folders, which say nothing to the client."""
+    """Return a problem without our own folders and addresses, which say nothing to the client; names are marked."""
     text = problem.removeprefix(f"{case.case_id}: ").replace(f"{folder}/in/", "").replace(f"{folder}/in", "the upload")
-    return text if text.startswith((case.case_id, case.image_path.name)) else f"{case.case_id}: {text}"
+    text = _ITK.sub("", text)
+    text = text if text.startswith((case.case_id, case.image_path.name)) else f"{case.case_id}: {text}"
+    return _from_upload(case).sub(lambda found: from_upload(found[0]), text)
+
+
+def _from_upload(case: Case) -> re.Pattern[str]:
+    """Return what finds, in a text, the names of an upload's files and its mask's, and what is quoted of its header."""
+    stem = re.escape(split_volume_name(case.case_id)[0])
+    return re.compile(rf"(?<!\w)(['\"]).*?\1(?!\w)|(?<!\w){stem}(?:_test)?\.(?:nii\.gz|\w+)", re.DOTALL)
 
 
 def _collect(folder: Path, paths: list[Path]) -> tuple[str, bytes]:

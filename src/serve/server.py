@@ -8,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from src.errors import UserError
+from src.serve.connection import make_protocol
 from src.serve.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ def bind(host: str, port: int) -> socket.socket:
 def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """Return a server that `run(sockets=…)` starts and `should_exit` ends."""
     return _Server(uvicorn.Config(
-        app, http="h11", ws="none", log_config=None, access_log=False, server_header=False,
-        limit_concurrency=_CONNECTIONS, timeout_keep_alive=_IDLE_SECONDS,
+        app, http=make_protocol(limits.stall_seconds), ws="none", log_config=None, access_log=False,
+        server_header=False, limit_concurrency=_CONNECTIONS, timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=round(limits.seconds + limits.stall_seconds) + 5))
 
 

@@ -15,13 +15,14 @@ from typing import BinaryIO, cast
 
 from src.data import metaimage, nifti
 from src.data.case import Case, split_volume_name
-from src.serve.limits import MIB, Limits, Refusal
+from src.serve.limits import MIB, Limits, Refusal, from_upload
 
 KINDS = ".mha, .nii, .nii.gz, or a .zip of a .mhd and its voxel file"
 # Of a zip's list of members, some 50 bytes each: a volume has two, and zipfile makes an object of every one.
 _LIST_BYTES = 1 << 16
 _END_BYTES = 22
 _COMMENT_BYTES = 1 << 16
+_NIFTI_BYTES = 540  # of the longer of the two headers
 _NAME_LENGTH = 100
 _NAME_BYTES = 150  # file systems have 255, for stem, suffix and what is put before and after them
 _JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what operating systems add to zips by themselves
@@ -48,11 +49,12 @@ def unpack(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Case:
     else:
         stem, suffix = split_volume_name(name)
         suffix = suffix.lower()  # SimpleITK writes no .NII
+        shown = from_upload(clean_name(name)) if name else "the file"
         if suffix == ".mhd":
-            raise Refusal(415, f"{name}: a .mhd is the header alone, without the voxels; send a .zip of it and its "
+            raise Refusal(415, f"{shown}: a .mhd is the header alone, without the voxels; send a .zip of it and its "
                                "voxel file, or a .mha")
         if not suffix:
-            raise Refusal(415, f"{name or 'the file'}: no volume; expected {KINDS}. DICOM and other formats can be "
+            raise Refusal(415, f"{shown}: no volume; expected {KINDS}. DICOM and other formats can be "
                                "converted, e.g. with SimpleITK")
         case = _store(stream, clean_name(stem), suffix, folder, limits)
     _check_claims(case.image_path, limits)
@@ -75,11 +77,23 @@ def _store(stream: BinaryIO, stem: str, suffix: str, folder: Path, limits: Limit
             # Unpacked once and with a limit, it is read faster than as it came, and cannot explode.
             try:
                 with gzip.open(stream) as source:
+                    target.write(source.read(_NIFTI_BYTES))
+                    target.flush()
+                    _check_start(path, f"{stem}{suffix}", limits)
                     _copy(cast(BinaryIO, source), target, limits.unpacked_bytes, f"{stem}{suffix}")
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise Refusal(422, f"{stem}{suffix}: damaged or cut short gzip stream ({error}); copy it again from "
-                                   "its source") from error
+                raise Refusal(422, f"{from_upload(stem + suffix)}: damaged or cut short gzip stream ({error}); copy it "
+                                   "again from its source") from error
     return Case(f"{stem}{suffix}", path)
+
+
+def _check_start(path: Path, name: str, limits: Limits) -> None:
+    """Look at a header before what follows it is unpacked, which may be some hundred times what was sent."""
+    shape = nifti.read_shape(path)
+    if path.stat().st_size and not shape:
+        (problem,) = nifti.find_problems(path)
+        raise Refusal(422, f"{from_upload(name)}: {problem.removeprefix(f'{path}: ')}")
+    _check_shape(shape, name, limits)
 
 
 def _unpack_zip(stream: BinaryIO, folder: Path, limits: Limits) -> Case:
@@ -90,7 +104,7 @@ def _unpack_zip(stream: BinaryIO, folder: Path, limits: Limits) -> Case:
             _unpack_voxels(archive, header, case.image_path, limits)
     # NotImplementedError and RuntimeError: features of zip that Python does not have, and passwords.
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise Refusal(422, f"the zip is damaged ({error}); make it anew") from error
+        raise Refusal(422, f"the zip is damaged ({from_upload(str(error))}); make it anew") from error
     return case
 
 
@@ -117,20 +131,21 @@ def _unpack_header(archive: zipfile.ZipFile, folder: Path) -> tuple[zipfile.ZipI
     if len(headers) != 1 or len(members) != 2:
         single = len(members) == 1 and split_volume_name(members[0].filename)[1].lower() not in ("", ".mhd")
         remedy = "send that file itself" if single else "expected one .mhd and its voxel file, nothing else"
-        raise Refusal(422, f"the zip holds {listed or 'no file'}; {remedy}")
+        raise Refusal(422, f"the zip holds {from_upload(listed) if listed else 'no file'}; {remedy}")
     for member in members:
         parts = re.split(r"[/\\]", member.filename)
+        shown = from_upload(member.filename)
         if ".." in parts or not parts[0] or ":" in parts[0]:
-            raise Refusal(422, f"the zip's member {member.filename} leads out of the zip; expected plain file names")
+            raise Refusal(422, f"the zip's member {shown} leads out of the zip; expected plain file names")
         if member.flag_bits & 1:
-            raise Refusal(422, f"the zip's member {member.filename} is encrypted; make the zip without a password")
+            raise Refusal(422, f"the zip's member {shown} is encrypted; make the zip without a password")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise Refusal(422, f"the zip's member {member.filename} is compressed by an unusual method; make the zip "
-                               "with plain deflate")
+            raise Refusal(422, f"the zip's member {shown} is compressed by an unusual method; make the zip with "
+                               "plain deflate")
     (header,) = headers
     if header.file_size > MIB:
-        raise Refusal(413, f"the header {header.filename} has {header.file_size} bytes, expected at most {MIB}; "
-                           "is it a .mha? Then name it so and send it itself")
+        raise Refusal(413, f"the header {from_upload(header.filename)} has {header.file_size} bytes, expected at most "
+                           f"{MIB}; is it a .mha? Then name it so and send it itself")
     stem, _ = split_volume_name(PurePosixPath(header.filename).name)
     path = folder / f"{clean_name(stem)}.mhd"
     with archive.open(header) as source:
@@ -145,8 +160,9 @@ def _unpack_voxels(archive: zipfile.ZipFile, header: zipfile.ZipInfo, path: Path
     named = metaimage.read_header(path).get("ElementDataFile", "")
     expected = str(PurePosixPath(header.filename).with_name(named)) if _is_plain_name(named) else None
     if expected != voxels.filename or named == path.name:
-        raise Refusal(422, f"{header.filename} says that its voxels are in {named or 'no file'!r} (ElementDataFile), "
-                           f"and the zip has {voxels.filename!r}; the name has to be that of the file beside the "
+        raise Refusal(422, f"{from_upload(header.filename)} says that its voxels are in "
+                           f"{from_upload(repr(named or 'no file'))} (ElementDataFile), and the zip has "
+                           f"{from_upload(repr(voxels.filename))}; the name has to be that of the file beside the "
                            "header")
     with archive.open(voxels) as source, (path.parent / named).open("xb") as target:
         _copy(cast(BinaryIO, source), target, limits.unpacked_bytes, voxels.filename)
@@ -168,23 +184,28 @@ def _copy(source: BinaryIO, target: BinaryIO, limit: int, name: str) -> None:
     while piece := source.read(MIB):
         found += len(piece)
         if found > limit:
-            raise Refusal(413, f"{name} unpacks to more than {limit // MIB} MiB; send a smaller volume: crop it, or "
-                               "store it with fewer bytes a voxel")
+            raise Refusal(413, f"{from_upload(name)} unpacks to more than {limit // MIB} MiB; send a smaller volume: "
+                               "crop it, or store it with fewer bytes a voxel")
         target.write(piece)
 
 
 def _check_claims(path: Path, limits: Limits) -> None:
     """Refuse what is empty, larger than allowed by its own header, or has its voxels elsewhere."""
     if not path.stat().st_size:
-        raise Refusal(400, f"{path.name} is empty; check the file, and send it again")
+        raise Refusal(400, f"{from_upload(path.name)} is empty; check the file, and send it again")
     if path.suffix == ".nii":
         shape = nifti.read_shape(path)
     else:
         named = metaimage.read_header(path).get("ElementDataFile", "LOCAL")
         if path.suffix == ".mha" and named.upper() != "LOCAL":
-            raise Refusal(422, f"{path.name} says that its voxels are in {named!r} (ElementDataFile), expected LOCAL; "
-                               "send a .zip of header and voxel file, or write it as one .mha")
+            raise Refusal(422, f"{from_upload(path.name)} says that its voxels are in {from_upload(repr(named))} "
+                               "(ElementDataFile), expected LOCAL; send a .zip of header and voxel file, or write "
+                               "it as one .mha")
         shape = metaimage.read_shape(path)
+    _check_shape(shape, path.name, limits)
+
+
+def _check_shape(shape: tuple[int, ...], name: str, limits: Limits) -> None:
     if math.prod(max(count, 0) for count in shape) > limits.voxels:
-        raise Refusal(413, f"{path.name}: the header says {' x '.join(map(str, shape))} voxels, expected at most "
-                           f"{limits.voxels} in all; crop or resample the volume")
+        raise Refusal(413, f"{from_upload(name)}: the header says {' x '.join(map(str, shape))} voxels, expected at "
+                           f"most {limits.voxels} in all; crop or resample the volume")

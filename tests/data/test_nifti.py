@@ -86,6 +86,54 @@ def test_bits_that_do_not_fit_the_type(volume):
     assert "bitpix is 0, and voxels of its datatype 4 have 16 bits" in problem
 
 
+def header_of_version_2(**changes: tuple) -> bytes:
+    """A sound NIfTI-2 file of 2 x 2 x 2 voxels, but for fields (offset, format, values ...) by name."""
+    data = bytearray(544 + 8)
+    for offset, kind, *values in ({
+            "size": (0, "<i", 540), "magic": (4, "4s", b"n+2\0"), "type": (12, "<2h", 2, 8),
+            "dim": (16, "<8q", 3, 2, 2, 2, 1, 1, 1, 1), "pixdim": (104, "<8d", 1, 1, 1, 1, 0, 0, 0, 0),
+            "vox_offset": (168, "<q", 544), "codes": (344, "<2i", 1, 1)} | changes).values():
+        struct.pack_into(kind, data, offset, *values)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("offset", "kind", "values", "expected"), [
+    (80, "<f", [0], "pixdim is (0.0, 1.0, 1.0), expected three spacings above 0 mm"),
+    (84, "<f", [float("nan")], "pixdim is (1.0, nan, 1.0)"),
+    (88, "<f", [-2], "pixdim is (1.0, 1.0, -2.0)"),
+    (256, "<3f", [0.5, 0.7, 0.9], "qform has quaternion (0.5, 0.6999"),
+    (260, "<f", [float("nan")], "qform has quaternion"),
+    (268, "<f", [float("inf")], "and offset (inf, "),
+    (300, "<f", [float("nan")], "sform has the rows"),
+    (70, "<2h", [32, 64], "datatype is 32, expected whole or real numbers"),  # complex
+    (70, "<2h", [128, 24], "datatype is 128"),  # colours
+    (108, "<f", [0], "vox_offset is 0.0"),  # voxels in the header
+])
+def test_what_itk_would_make_up_is_refused(volume, offset, kind, values, expected):
+    path = volume("a.nii")
+    data = bytearray(path.read_bytes())
+    assert struct.unpack_from("<2h", data, 252) == (1, 1)  # both forms are in use
+    struct.pack_into(kind, data, offset, *values)
+    path.write_bytes(data)
+    (problem,) = find_problems(path)
+    assert expected in problem
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({}, ""),
+    ({"pixdim": (104, "<4d", 1, 1, 0, 1)}, "pixdim is (1.0, 0.0, 1.0)"),
+    ({"quaternion": (352, "<d", 1.5)}, "quaternion (1.5, 0.0, 0.0)"),
+    ({"quaternion": (352, "<d", 1.5), "codes": (344, "<2i", 0, 1)}, ""),  # not in use
+    ({"rows": (488, "<d", float("nan"))}, "sform has the rows"),
+    ({"vox_offset": (168, "<q", 352)}, "vox_offset is 352"),
+])
+def test_version_2(tmp_path, changes, expected):
+    (tmp_path / "a.nii").write_bytes(header_of_version_2(**changes))
+    problems = find_problems(tmp_path / "a.nii")
+    assert len(problems) == bool(expected)
+    assert expected in "".join(problems)
+
+
 def test_the_shape_is_read_whatever_follows(volume, tmp_path):
     path = volume("a.nii")
     path.write_bytes(path.read_bytes()[:400])

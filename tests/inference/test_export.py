@@ -250,7 +250,10 @@ def test_disagreement_keeps_the_earlier_bundle(quick_load, bundle, checkpoint_pa
 
 
 def test_second_export_replaces_the_first(quick_load, bundle, checkpoint_path, tmp_path):
+    """With its models that are not exported again, as long as they are its own."""
     shutil.copytree(bundle.folder, tmp_path / "vnet_bundle")
+    shutil.copy(bundle.folder / "model.onnx", tmp_path / "vnet.onnx")
+    (tmp_path / "vnet_dynamic.mindir").write_text("of something else")
     folder = export_checkpoint(checkpoint_path, str(tmp_path / "vnet.mindir"), batch_size=2)
     replaced = read_bundle(folder)
     assert folder == tmp_path / "vnet_bundle"
@@ -258,7 +261,7 @@ def test_second_export_replaces_the_first(quick_load, bundle, checkpoint_path, t
     assert replaced.golden()[0].shape == (2, 1, 32, 32, 32)
     assert replaced.content["models"]["MINDIR"]["output"]["shape"] == [2, 32, 32, 32]
     np.testing.assert_allclose(replaced.golden()[1][1], bundle.golden()[1][0], atol=1e-5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["vnet.mindir", "vnet_bundle"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vnet.mindir", "vnet_bundle", "vnet_dynamic.mindir"]
 
 
 def test_dynamic_shape_is_exported_beside_the_fixed_one(classes_bundle):

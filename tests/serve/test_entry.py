@@ -118,8 +118,19 @@ def test_packages_that_are_missing(monkeypatch, tmp_path, capsys):
     assert "error: serve.py needs uvicorn; pip install -r requirements-serve.txt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--time_limit", "0"], ["--places", "-1"], ["--set", "tta=x"]])
+@pytest.mark.parametrize("arguments", [["--set", "tta=x"], ["--bundle", "x", "--ckpt_path", "y"]])
 def test_arguments_that_make_no_sense(arguments, capsys):
     with pytest.raises(SystemExit):
         serve_script.main(["--bundle", "x", *arguments])
     assert "error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "value"), [
+    ("time_limit", "0"), ("time_limit", "inf"), ("time_limit", "nan"), ("places", "-1"), ("max_voxels", "0"),
+    ("max_upload_mib", "inf"), ("max_upload_mib", "nan"), ("max_upload_mib", "1e308")])
+def test_limits_that_are_none(flag, value, monkeypatch, capsys):
+    monkeypatch.setattr(serve_script, "setup_logging", lambda: pytest.fail("it began"))
+    with pytest.raises(SystemExit) as caught:
+        serve_script.main(["--bundle", "x", f"--{flag}", value])
+    assert caught.value.code == 2
+    assert re.search(rf"--{flag} is \S+, expected a finite number above 0", capsys.readouterr().err)

@@ -10,14 +10,15 @@ import pytest
 
 from src.data.brain_tumour import BrainTumourManager
 from src.data.data_manager import DataManager
-from src.errors import UserError
+from src.errors import DataError, UserError
 from src.inference.sliding_window import WindowPredictor
+from src.serve import segmenter as segmenter_module
 from src.serve.job import ClientGone, Job
 from src.serve.limits import Limits, Refusal
 from src.serve.places import Places
 from src.serve.segmenter import Answer, Segmenter
 from tests.inference.helpers import FunctionPredictor, bright
-from tests.serve.helpers import bright_file, source
+from tests.serve.helpers import Gate, bright_file, source
 
 
 def _mask(answer: Answer) -> bytes:
@@ -54,6 +55,57 @@ def test_a_job_ends_between_windows(tmp_path):
 def test_other_recipes_are_refused_at_the_start():
     with pytest.raises(UserError, match="a model: its recipe is of the task 'brain_tumour'.*use predict.py"):
         Segmenter(lambda: source(bright(), BrainTumourManager(), "brain_tumour"), Limits())
+
+
+def refused(name: str, tmp_path) -> Refusal:
+    segmenter = Segmenter(lambda: source(bright()), Limits())
+    try:
+        with pytest.raises(Refusal) as caught:
+            segmenter.run(Job(), io.BytesIO(bright_file(tmp_path, "a.nii")), name)
+        return caught.value
+    finally:
+        segmenter.close()
+
+
+def test_problems_are_told_without_addresses_and_logged_without_names(tmp_path, monkeypatch):
+    def fail(case, _):
+        raise DataError([f"{case.image_path}: SimpleITK cannot read it (ITK ERROR: NiftiImageIO(0x7f354c04f670): "
+                         f"{case.image_path} is not recognized as a NIFTI file); write the file anew",
+                         f"{case.image_path}: itk::Thing (0x12AB): line 1 of the header is 'Jones', expected 3"])
+
+    monkeypatch.setattr(segmenter_module, "read_case", fail)
+    found = refused("J. Smith (1).nii", tmp_path)
+    assert found.status == 422
+    assert found.reason == (
+        "J. Smith (1).nii: SimpleITK cannot read it (J. Smith (1).nii is not recognized as a NIFTI file); write the "
+        "file anew\nJ. Smith (1).nii: line 1 of the header is 'Jones', expected 3")
+    assert found.logged == ("...: SimpleITK cannot read it (... is not recognized as a NIFTI file); write the file "
+                            "anew; ...: line 1 of the header is ..., expected 3")
+
+
+def test_errors_of_ours_are_logged_without_names(tmp_path, monkeypatch, caplog):
+    def fail(case, _):
+        raise UserError(f"{case.case_id}: the network fails; /out/Smith_test.nii.gz: no space")
+
+    monkeypatch.setattr(segmenter_module, "read_case", fail)
+    found = refused("Smith.nii", tmp_path)
+    assert (found.status, "Smith" in found.reason) == (500, False)
+    assert caplog.messages[-1] == "...: the network fails; /out/...: no space"
+
+
+def test_how_long_the_network_is_at_a_volume(tmp_path):
+    gate = Gate()
+    segmenter = Segmenter(lambda: source(gate), Limits())
+    assert segmenter.busy_seconds() == 0
+    working = segmenter.submit(Job(), io.BytesIO(bright_file(tmp_path, "a.nii")), "a.nii", _mask)
+    assert gate.waiting.acquire(timeout=60)
+    before = segmenter.busy_seconds()
+    time.sleep(0.1)
+    assert segmenter.busy_seconds() >= before + 0.1
+    gate.open.set()
+    working.result(60)
+    assert segmenter.busy_seconds() == 0
+    segmenter.close()
 
 
 def test_a_cancelled_job_gets_no_turn():

@@ -23,6 +23,18 @@ HEADER = (b"ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementSpacing = 1 1
 LOCAL = HEADER.replace(b"a.raw", b"LOCAL")
 
 
+def long_nifti(size: int) -> bytes:
+    """Return a NIfTI file of one voxel with zeros behind them, `size` bytes in all."""
+    start = bytearray(348)
+    struct.pack_into("<i", start, 0, 348)
+    struct.pack_into("<4h", start, 40, 3, 1, 1, 1)
+    struct.pack_into("<2h", start, 70, 2, 8)
+    struct.pack_into("<3f", start, 80, 1, 1, 1)
+    struct.pack_into("<f", start, 108, 352)
+    start[344:348] = b"n+1\0"
+    return bytes(start) + bytes(size - 348)
+
+
 def refused(name: str, content: bytes, folder, limits: Limits = LIMITS) -> Refusal:
     with pytest.raises(Refusal) as caught:
         unpack(io.BytesIO(content), name, folder, limits)
@@ -68,8 +80,9 @@ def test_a_path_in_the_name_is_dropped(name, tmp_path):
     ("a.mha", b"", 400, ["a.mha is empty"]),
     ("a.nii.gz", gzip.compress(b"", mtime=0), 400, ["empty"]),
     ("a.nii.gz", b"no gzip", 422, ["a.nii.gz: damaged or cut short gzip stream"]),
-    ("a.nii.gz", gzip.compress(bytes(5000), mtime=0)[:-9], 422, ["damaged or cut short"]),
-    ("a.nii.gz", gzip.compress(bytes(3 << 20), mtime=0), 413, ["a.nii.gz unpacks to more than 1 MiB", "crop it"]),
+    ("a.nii.gz", gzip.compress(bytes(5000), mtime=0), 422, ["a.nii.gz: no NIfTI header"]),
+    ("a.nii.gz", gzip.compress(long_nifti(5000), mtime=0)[:-9], 422, ["a.nii.gz: damaged or cut short"]),
+    ("a.nii.gz", gzip.compress(long_nifti(3 << 20), mtime=0), 413, ["a.nii.gz unpacks to more than 1 MiB", "crop it"]),
     ("a.mha", HEADER, 422, ["its voxels are in 'a.raw'", "expected LOCAL"]),
     ("a.mha", HEADER.replace(b"a.raw", b"/etc/passwd"), 422, ["'/etc/passwd'", "expected LOCAL"]),
     ("a.mha", LOCAL.replace(b"2 2 2", b"50 50 41"), 413, ["50 x 50 x 41 voxels, expected at most 100000"]),
@@ -136,7 +149,7 @@ def test_a_full_disk_is_not_the_uploads_fault(tmp_path, monkeypatch):
 
     monkeypatch.setattr(unpack_module, "_copy", fail)
     with pytest.raises(OSError, match="No space"):
-        unpack(io.BytesIO(gzip.compress(b"x", mtime=0)), "a.nii.gz", tmp_path, LIMITS)
+        unpack(io.BytesIO(gzip.compress(long_nifti(600), mtime=0)), "a.nii.gz", tmp_path, LIMITS)
 
 
 def test_an_encrypted_member_is_told(tmp_path):
@@ -150,6 +163,28 @@ def test_a_header_of_nifti_with_absurd_sizes(tmp_path):
     struct.pack_into("<4h", content, 40, 3, 32767, 32767, 32767)
     found = refused("a.nii", bytes(content), tmp_path)
     assert (found.status, "32767 x 32767 x 32767 voxels" in found.reason) == (413, True)
+    # Packed, it is refused before what follows it is unpacked.
+    found = refused("b.nii.gz", gzip.compress(bytes(content) + bytes(1 << 20), mtime=0), tmp_path)
+    assert (found.status, "b.nii.gz: the header says 32767 x 32767 x 32767 voxels" in found.reason) == (413, True)
+    assert (tmp_path / "b.nii").stat().st_size == 540
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("Smith.txt", b"x"), ("Smith.mhd", HEADER), ("Smith.mha", b""), ("Smith.nii.gz", b"x"),
+    ("Smith.mha", HEADER.replace(b"a.raw", b"Smith.raw")), ("Smith.nii.gz", gzip.compress(bytes(5000), mtime=0)),
+    ("Smith.nii.gz", gzip.compress(long_nifti(13 << 17), mtime=0)),
+    ("Smith.mha", LOCAL.replace(b"2 2 2", b"50 50 41")), ("a.zip", zipped({"Smith.mha": HEADER})),
+    ("a.zip", zipped({"../Smith.mhd": HEADER, "../Smith.raw": bytes(8)})),
+    ("a.zip", zipped({"Smith.mhd": HEADER, "Smith.raw": bytes(8)})),
+    ("a.zip", zipped({"Smith.mhd": HEADER, "Smith.raw": bytes(8)}, compression=zipfile.ZIP_LZMA)),
+    ("a.zip", zipped({"Smith.mhd": bytes(2 << 20), "a.raw": b""})),
+    ("a.zip", zipped({"Smith.mhd": HEADER, "Smith.raw": b"x"}).replace(b"Smith.mhd", b"Smyth.mhd", 1)),
+])
+def test_names_are_told_to_the_client_and_not_to_the_log(name, content, tmp_path):
+    found = refused(name, content, tmp_path, Limits(voxels=1000))
+    assert "Smith" in found.reason
+    assert "Smith" not in found.logged
+    assert len(found.logged) > 30  # it says what was wrong all the same
 
 
 def test_a_limit_is_met_exactly(tmp_path):
