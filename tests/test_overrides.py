@@ -105,7 +105,7 @@ UNET2D_EFFECTS = {
     "architecture": "tests/networks/test_networks2d.py::test_architecture_of_the_recipe",
     "upsampling": "tests/networks/test_networks2d.py::test_output_channels_and_upsampling_of_the_recipe",
     "output_channels": "tests/networks/test_networks2d.py::test_output_channels_and_upsampling_of_the_recipe",
-    "pretrained": "tests/networks/test_pretrained.py::test_pretrained_of_the_recipe",
+    "pretrained": "tests/training/test_pretrained.py::test_pretrained_of_the_recipe",
     "bce_weight": "tests/test_losses.py::test_bce_dice_weighs_both",
 }
 ROOT = Path(__file__).parent.parent

@@ -1,13 +1,11 @@
 """Networks: each maps a batch (N, C, X, Y, Z), or (N, C, H, W), to logits of that size and knows no device."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from mindspore import nn
 
 from src.networks.attention_unet import AttentionUNet
-from src.networks.pretrained import load_pretrained
 from src.networks.probability import ForegroundProbability
 from src.networks.resnet_unet import ResNet34UNet
 from src.networks.unet2d import UNet2d
@@ -56,25 +54,5 @@ def _build_2d(recipe: Mapping[str, Any], seed: int) -> nn.Cell:
     return builders[recipe["architecture"]]()
 
 
-def start_from_pretrained(network: nn.Cell, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give a network that is to be trained from the beginning the weights of the recipe's `pretrained`, if it has one.
-
-    Apart from `build_network`, since a network that is resumed, evaluated or exported gets all its weights from a
-    checkpoint: that file need not be there any more. `{fold}` and `{seed}` in the path stand for the recipe's.
-
-    Returns:
-        What the other run's checkpoint says about it, such as its `train_names`; empty where there is none.
-
-    Raises:
-        UserError: as `load_pretrained`.
-    """
-    text = recipe.get("pretrained")
-    if not text:
-        return {}
-    for key in ("fold", "seed"):
-        text = text.replace(f"{{{key}}}", str(recipe[key]))
-    return load_pretrained(network, Path(text).expanduser())
-
-
 __all__ = ["PICTURE_CHANNELS", "AttentionUNet", "ForegroundProbability", "ResNet34UNet", "UNet2d", "UNet3d", "UNetPP",
-           "VNet", "build_network", "start_from_pretrained"]
+           "VNet", "build_network"]

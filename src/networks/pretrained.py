@@ -1,16 +1,13 @@
-"""Weights to begin a training with: those of another run, or of ImageNet for the encoder of the ResNet-34 U-Net."""
+"""ImageNet weights for the encoder of the ResNet-34 U-Net."""
 
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
-from src.checkpoint import load_checkpoint, load_newest, load_parameters
 from src.errors import UserError
 from src.networks.resnet_unet import ResNet34UNet
 from src.networks.torch_file import read_torch_file
@@ -25,43 +22,6 @@ _BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(conv|bn)([12])d?\.(\w+)")
 _SHORTCUT = re.compile(r"layer([1-4])\.(\d+)\.(?:downsample|down_sample|down_sample_layer)\.([01])\.(\w+)")
 _FIRST = "encoder.stem.conv.weight"
 _SHOWN = 8
-
-
-def load_pretrained(network: nn.Cell, path: Path) -> Mapping[str, Any]:
-    """Copy weights from a file into `network`.
-
-    Args:
-        network: of the same recipe as the file's, as far as the network goes; or a `ResNet34UNet`.
-        path: checkpoint of another run, whose averaged weights are taken where it has them, or its run folder, for the
-            newest one in it. For a ResNet-34 U-Net an ImageNet ResNet-34 as well, see `load_encoder`.
-
-    Returns:
-        What the checkpoint says about its run; empty for weights of another program.
-
-    Raises:
-        UserError: the file cannot be read, or its parameters are not the network's.
-    """
-    if path.is_dir():
-        checkpoint = load_newest(path / "ckpt")
-        if checkpoint is None:
-            raise UserError(f"pretrained {path}: found no checkpoint in its folder ckpt, expected a run folder or a "
-                            "checkpoint; check recipe key 'pretrained'")
-    elif isinstance(network, ResNet34UNet) and not is_own(path):
-        load_encoder(network, path)
-        return {}
-    else:
-        checkpoint = load_checkpoint(path)
-    load_parameters(checkpoint, network)
-    logger.info("pretrained %s: the weights of epoch %s", checkpoint.path, checkpoint.state.get("epoch", "unknown"))
-    return checkpoint.state
-
-
-def is_own(path: Path) -> bool:
-    """Whether a file is a checkpoint that a run of this program wrote; False where it cannot be read."""
-    try:
-        return path.suffix == ".ckpt" and bool(load_checkpoint(path).state)
-    except UserError:
-        return False
 
 
 def load_encoder(network: ResNet34UNet, path: Path) -> None:

@@ -32,13 +32,14 @@ from src.inference.evaluate import ValidationResult, ValidationSet
 from src.inference.postprocess import Postprocess
 from src.inference.predictor import NetworkPredictor, Predictor
 from src.losses import LOSSES, build_loss
-from src.networks import build_network, start_from_pretrained
+from src.networks import build_network
 from src.recipe_rules import is_2d
 from src.training.callbacks import CheckpointSaver, History, LossLog, ProgressBar, SharedStatistics, Validation
 from src.training.ema import averaged_weights
 from src.training.pipeline import build_single_step
 from src.training.pipeline_build import Exchange, build_pipeline_step, is_pipeline
 from src.training.plan import RunPlan
+from src.training.pretrained import start_from_pretrained
 from src.training.trainer import Callback, Trainer, TrainingState
 from src.training.validation_loss import LossPredictor, validation_labels
 

@@ -1,6 +1,5 @@
 """ImageNet weights reach the encoder by the names of three programs, and what does not fit is told."""
 
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -8,12 +7,10 @@ import pytest
 from mindspore import Tensor
 from numpy.lib.stride_tricks import sliding_window_view
 
-from src.checkpoint import save_checkpoint
 from src.errors import UserError
-from src.networks import ResNet34UNet, build_network, pretrained, start_from_pretrained
-from src.networks.pretrained import encoder_name, load_pretrained
+from src.networks import ResNet34UNet, pretrained
+from src.networks.pretrained import encoder_name, load_encoder
 from src.ops import PictureLayout
-from src.overrides import load_recipe
 from tests.ops.reference import relative_error
 from tests.ops.test_conv import convolve
 
@@ -71,7 +68,7 @@ def test_each_programs_names(style, network, tmp_path, monkeypatch):
         path = tmp_path / "resnet34.ckpt"
         ms.save_checkpoint([{"name": name, "data": Tensor(array)} for name, array in content.items()], str(path))
     decoder = value(network, "blocks.0.first.conv.weight")
-    load_pretrained(network, path)
+    load_encoder(network, path)
     mean, beta, block = NORM[style][2], NORM[style][1], BLOCK_NORMS[style]
     for ours, theirs in (
             ("stem.conv.weight", "conv1.weight"), ("stem.norm.moving_mean", f"bn1.{mean}"),
@@ -112,7 +109,7 @@ def test_the_encoder_computes_what_torchvisions_does(network, tmp_path, monkeypa
         if array.ndim == 4:
             content[name] = array / np.float32(np.sqrt(array[0].size))  # else numbers grow from layer to layer
     monkeypatch.setattr(pretrained, "_read", lambda path: content)
-    load_pretrained(network, tmp_path / "a.pth")
+    load_encoder(network, tmp_path / "a.pth")
     network.set_train(False)
     x = np.random.default_rng(1).normal(size=(1, 3, 64, 32)).astype(np.float32)
     expected = torchvision_features(x, content)
@@ -132,7 +129,7 @@ def test_first_convolution_of_other_channels(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "_read", lambda path: content)
     for channels in (1, 4):
         network = ResNet34UNet(channels, 1, 2)
-        load_pretrained(network, tmp_path / "a.pth")
+        load_encoder(network, tmp_path / "a.pth")
         found = value(network, "encoder.stem.conv.weight")
         assert found.shape == (64, channels, 7, 7)
         # A picture whose channels are alike sees the sum over channels: the same as of a grey RGB picture.
@@ -147,7 +144,7 @@ def test_all_that_does_not_fit_is_told(network, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "_read", lambda path: content)
     before = value(network, "encoder.stem.conv.weight")
     with pytest.raises(UserError) as error:
-        load_pretrained(network, tmp_path / "r.pth")
+        load_encoder(network, tmp_path / "r.pth")
     for words in ("2 of 180 parameters are missing, 1 have another shape", "encoder.stem.norm.gamma is missing",
                   "encoder.layers.3.2.second.conv.weight is missing",
                   "encoder.layers.0.0.first.conv.weight has shape (64, 256, 1, 1), expected (64, 64, 3, 3)"):
@@ -157,39 +154,9 @@ def test_all_that_does_not_fit_is_told(network, tmp_path, monkeypatch):
 
 def test_files_that_are_none(network, tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        load_pretrained(network, tmp_path / "a.pth")
+        load_encoder(network, tmp_path / "a.pth")
     for name, words in (("a.onnx", "expected MindSpore's .ckpt or torchvision's .pth"),
                         ("a.ckpt", "MindSpore checkpoint"), ("a.pth", "no PyTorch file")):
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with pytest.raises(UserError, match=words):
-            load_pretrained(network, tmp_path / name)
-
-
-def test_own_checkpoints_give_all_weights(network, tmp_path):
-    """Of a ResNet-34 U-Net as well, whose decoder ImageNet has no weights for."""
-    other = ResNet34UNet(3, 1, 2)
-    assert not np.array_equal(value(other, "blocks.0.first.conv.weight"), value(network, "blocks.0.first.conv.weight"))
-    save_checkpoint(tmp_path / "a.ckpt", other, {"train_names": ["a"], "epoch": 7})
-    assert load_pretrained(network, tmp_path / "a.ckpt") == {"train_names": ["a"], "epoch": 7}
-    for name in ("blocks.0.first.conv.weight", "encoder.stem.conv.weight"):
-        np.testing.assert_array_equal(value(network, name), value(other, name))
-    with pytest.raises(UserError, match=r"a.ckpt does not fit the network: .*has shape"):
-        load_pretrained(ResNet34UNet(1, 1, 2), tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match=r"found no checkpoint in its folder ckpt, expected a run folder"):
-        load_pretrained(network, tmp_path)
-
-
-def test_pretrained_of_the_recipe(monkeypatch):
-    read: list[Path] = []
-    content = weights("torch")
-    monkeypatch.setattr(pretrained, "_read", lambda path: read.append(path) or content)
-    recipe = load_recipe("unet2d_lgg", overrides=["architecture=resnet34_unet", "base_channels=2",
-                                                  "pretrained=weights/resnet34.pth"])
-    network = build_network(recipe)
-    assert read == []  # evaluating and resuming do without the file
-    start_from_pretrained(network, recipe)
-    assert read == [Path("weights/resnet34.pth")]
-    np.testing.assert_array_equal(value(network, "encoder.stem.conv.weight"), content["conv1.weight"])
-    start_from_pretrained(network, load_recipe("unet2d_lgg", overrides=["architecture=resnet34_unet"]))
-    start_from_pretrained(network, load_recipe())
-    assert len(read) == 1
+            load_encoder(network, tmp_path / name)

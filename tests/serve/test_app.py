@@ -2,7 +2,6 @@
 
 import json
 import socket
-import tempfile
 import threading
 import time
 import zipfile
@@ -29,26 +28,6 @@ from tests.serve.helpers import (
 )
 
 BOUNDARY_HEAD = f"Content-Type: {form_headers()['Content-Type']}"
-
-
-@pytest.fixture(scope="module")
-def working_folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("working")
-
-
-@pytest.fixture(scope="module")
-def client(working_folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(working_folder))
-        with serving(bright(), upload_bytes=1 << 20, voxels=200_000, stall_seconds=2) as client:
-            yield client
-
-
-@pytest.fixture(scope="module")
-def volume(tmp_path_factory) -> bytes:
-    return bright_file(tmp_path_factory.mktemp("volume"), "Case 7.nii.gz")
-
-
 KINDS = ("Case7.mha", "Case7.nii", "Case7.nii.gz", "Case7.zip")
 
 

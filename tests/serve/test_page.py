@@ -118,7 +118,8 @@ def test_slices_planes_and_opacity(page, tmp_path):
     page.keyboard.press("End")
     page.hover("#slice")
     page.mouse.wheel(0, -120)
-    page.wait_for_function("document.getElementById('position').value === '16'")  # three slices a notch
+    # Not wait_for_function: when it has to ask again it evaluates a string, which the page's policy forbids.
+    playwright.expect(page.locator("#position")).to_have_value("16", timeout=30_000)  # three slices a notch
     page.fill("#position", "3")
     assert slice_number(page) == 4
     page.keyboard.press("m")
@@ -197,7 +198,7 @@ def test_cancel_and_try_again(browser, tmp_path):
         page.goto(f"http://127.0.0.1:{client.port}/")
         choose(page, "a.nii", content)
         assert gate.waiting.acquire(timeout=30)
-        page.wait_for_function("document.getElementById('busy-text').textContent.includes('segmented')")
+        playwright.expect(page.locator("#busy-text")).to_contain_text("segmented", timeout=30_000)
         page.click("#cancel")
         page.wait_for_selector("#ask", state="visible")
         choose(page, "a.nii", content)  # the network is still at the first one
