@@ -140,8 +140,7 @@ def read_bundle(path: Path) -> Bundle:
 def load_bundle_predictor(path: Path) -> tuple[ExportedPredictor, Bundle]:
     """Load a verified bundle's model: the MINDIR where there is one, else the ONNX.
 
-    On a CPU the ONNX comes first: onnxruntime takes a fraction of the time of MindSpore's own operators there
-    (docs/deployment.md).
+    On a CPU the ONNX comes first: MindSpore's own operators are slow there (docs/cpu_backend.md).
 
     Raises:
         UserError: as `read_bundle`; or this program can run none of its models.
