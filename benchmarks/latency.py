@@ -15,6 +15,7 @@ operators); onnxruntime; openvino from Python; cpp, the program of ascend310_inf
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -110,6 +111,7 @@ def main() -> None:
         "entries": [entry.to_dict() for entry in entries]})
     for name, value in figures.items():
         print(f"{name}={value}")
+    shutil.rmtree(folder)  # half a GB of models; after a failure it stays, with the log that tells why
 
 
 if __name__ == "__main__":

@@ -99,12 +99,17 @@ install_requirements() {
     touch "$VENV/.installing"
     "$VENV/bin/python" -m pip install --disable-pip-version-check "${quiet[@]}" "${arguments[@]}" || {
         rm -f "$VENV/.installing"
-        fail "pip could not install $*; its message is above. Check the network or the package index, then start again"
+        fail "pip could not install $*; its message is above. Check the network, the package index and that some 5 GB" \
+            "are free ($(free_space "$VENV") in $VENV, $(free_space "${TMPDIR:-/tmp}") in ${TMPDIR:-/tmp}), then start again"
     }
     for file in "$@"; do
         content_hash "$file" >"$VENV/.installed-$file"
     done
     rm -f "$VENV/.installing"
+}
+
+free_space() {
+    df -h "$1" | awk 'NR == 2 { print $4 }'
 }
 
 content_hash() {
