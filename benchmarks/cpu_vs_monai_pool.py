@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from src.machine import busy_seconds
+
 TICK = os.sysconf("SC_CLK_TCK")
 DROP_ABOVE = 1.1  # a variant of MONAI this much slower than the best of its precision leaves after the first round
 WORKER = Path(__file__).with_name("cpu_vs_monai_worker.py")
@@ -166,12 +168,6 @@ class Worker:
         assert self.process is not None
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICK  # user and system time, all threads
-
-
-def busy_seconds() -> float:
-    """Return the processor time that all processes of the machine have used, stolen time included, over all cores."""
-    user, nice, system, _, _, irq, softirq, steal = (int(n) for n in Path("/proc/stat").read_text().split()[1:9])
-    return (user + nice + system + irq + softirq + steal) / TICK
 
 
 def losers(entries: Iterable[Entry]) -> set[str]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from src.benchmark.plan import Job
 from src.files import write_json
+from src.machine import busy_cores
 from src.ranks import end_with_parent, free_port
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> list[dict[str, Any]]:
     threads = len(os.sched_getaffinity(0)) // max((job.ranks for job in jobs), default=1)
     shared = any(job.ranks > 1 and job.device_target == "CPU" for job in jobs)
     variables = {"OMP_NUM_THREADS": str(max(1, threads))} if shared else {}
-    notes = _busy(os.getloadavg()[0], len(os.sched_getaffinity(0)))
+    notes = _busy(busy_cores(), len(os.sched_getaffinity(0)))
     for number, job in enumerate(jobs, 1):
         if job.refused:
             result: dict[str, Any] = {"status": "refused", "reason": job.refused}
@@ -108,11 +109,11 @@ def _run_job(job: Job, log: Path, variables: dict[str, str]) -> dict[str, Any]:
     return {"status": "failed", "reason": f"{_reason(log, code)} (log: {log})"}
 
 
-def _busy(load: float, cores: int) -> list[str]:
-    if load < _BUSY_SHARE * cores:
+def _busy(busy: float, cores: int) -> list[str]:
+    if busy < _BUSY_SHARE * cores:
         return []
-    note = (f"the machine was busy beforehand (load average {load:.1f} on {cores} cores), so these times are too long, "
-            "those of eager mode most of all: its threads wait for each other at every operator")
+    note = (f"the machine was busy beforehand ({busy:.1f} of {cores} cores), so these times are too long, those of "
+            "eager mode most of all: its threads wait for each other at every operator")
     logger.warning("%s", note)
     return [note]
 

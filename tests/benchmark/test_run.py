@@ -52,7 +52,7 @@ def started(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr("src.benchmark.run.busy_cores", lambda: 0.0)
     return seen, run
 
 
@@ -81,8 +81,8 @@ def test_a_busy_machine_is_noted(started, tmp_path, monkeypatch):
     _, run = started
     run.say = lambda folder, settings, log: (folder / "rank0.json").write_text(json.dumps(answer(0, [0.5]))) and 0
     assert run_jobs([job()], tmp_path)[0]["notes"] == []
-    monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
-    assert run_jobs([job()], tmp_path)[0]["notes"][0].startswith("the machine was busy beforehand (load average 1000.0")
+    monkeypatch.setattr("src.benchmark.run.busy_cores", lambda: 1000.0)
+    assert run_jobs([job()], tmp_path)[0]["notes"][0].startswith("the machine was busy beforehand (1000.0 of ")
 
 
 @pytest.mark.parametrize(("said", "code", "reason"), [
