@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.arguments import add_device_arguments, add_recipe_arguments
 from src.benchmark.plan import MODES, PHASES, PRECISIONS, plan_jobs
-from src.benchmark.report import write_results
+from src.benchmark.report import TABLE_NAME, write_results
 from src.benchmark.run import run_jobs
 from src.errors import UserError, entry_point
 from src.log import setup_logging
@@ -43,14 +43,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 @entry_point
-def main(argv: list[str] | None = None) -> int | None:
+def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     setup_logging()
     if args.run_job is not None:
         from src.benchmark.worker import work  # all of training, which the process that measures has no use for
 
-        return work(args.run_job)
-    if not all(size.isdigit() for size in args.batch_sizes):
+        sys.exit(work(args.run_job))
+    if not all(size.isdecimal() for size in args.batch_sizes):
         raise UserError(f"--batch_sizes: found {','.join(args.batch_sizes)}, expected whole numbers such as 1,4")
     if args.data_path is not None and not args.data_path.is_dir():
         raise UserError(f"--data_path {args.data_path}: no such folder; leave it out for random numbers")
@@ -64,8 +64,9 @@ def main(argv: list[str] | None = None) -> int | None:
         "title": f"{args.recipe} on {args.device_target}, {args.data_path or 'random numbers'}",
         "command": " ".join(["python", "benchmark.py", *(sys.argv[1:] if argv is None else argv)]),
         "recipe": args.recipe, "settings": jobs[0].recipe, "warmup": args.warmup, "iterations": args.iterations})
+    if not any(result["status"] == "measured" for result in results):
+        raise UserError(f"nothing was measured; {args.output_dir / TABLE_NAME} says of each setting why")
     logger.info("figures, table, chart and logs: %s", args.output_dir)
-    return 0 if any(result["status"] == "measured" for result in results) else 1
 
 
 if __name__ == "__main__":

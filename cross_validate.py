@@ -12,12 +12,12 @@ from src.arguments import add_device_arguments, add_recipe_arguments
 from src.config import DEFAULT_RECIPE
 from src.errors import UserError, entry_point
 from src.log import setup_logging
-from src.training.cross_validation import (
+from src.training.cross_validation import run_ensemble, run_fold
+from src.training.cross_validation_plan import (
     CHECKPOINTS,
+    check_pretrained,
     check_test_split,
     plan_cross_validation,
-    run_ensemble,
-    run_fold,
 )
 from src.training.out_of_fold import collect
 
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--only {args.only}: expected folds from 0 to {len(plan.folds) - 1}")
     if args.test_split_file_path:
         check_test_split(plan, args.test_split_file_path, args.test_data_path)
+    check_pretrained(plan, args.only or plan.folds)
     setup_logging(plan.output / "cross_validate.log")
     for seed in plan.seeds:
         for fold in args.only or plan.folds:

@@ -45,7 +45,8 @@ def make_samples(size: tuple[int, ...]) -> list[Sample]:
 
 def configurations() -> dict[str, Augmentation | None]:
     """Return what is measured: nothing, each transform and all of them at every sample, and the recipe's shares."""
-    names = [field.name for field in dataclasses.fields(Augmentation) if field.name != "mirror_axes"]
+    names = [field.name for field in dataclasses.fields(Augmentation)
+             if field.name not in ("mirror_axes", "scale_range")]  # those are no probabilities
     single = {name: Augmentation(**{name: 1.0}, mirror_axes=(0,)) for name in names}
     return {"none": None, **single, "all": Augmentation(**dict.fromkeys(names, 1.0), mirror_axes=(0,)),
             "recipe": Augmentation.from_recipe(load_recipe())}

@@ -19,6 +19,7 @@ from src.machine import busy_seconds
 
 TICK = os.sysconf("SC_CLK_TCK")
 DROP_ABOVE = 1.1  # a variant of MONAI this much slower than the best of its precision leaves after the first round
+PAUSE = 0.5  # seconds before each step, in which the threads of the one before stop spinning
 WORKER = Path(__file__).with_name("cpu_vs_monai_worker.py")
 
 
@@ -205,6 +206,7 @@ def run_rounds(workers: list[Worker], least: int, most: int, deadline: float, li
                 break
             # Every other round goes the other way, so that a steady drift of the machine favours nobody.
             for worker in running[::1 if number % 2 else -1]:
+                time.sleep(PAUSE)
                 if not attempt(worker, lambda worker=worker: worker.step(limit), say):
                     worker.end()
             running = [worker for worker in running if worker.process is not None]

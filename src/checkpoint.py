@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ _VERSION_KEY = "format_version"  # in the state of the file, not in that of `Che
 _NAME = re.compile(r"checkpoint_(?:vnet|unet)-(\d+)_(\d+)\.ckpt")
 BEST_NAME = "best.ckpt"
 HISTORY_NAME = "history.csv"
+PRETRAINED_KEY = "pretrained_on"  # in the state: what the weights that the run began with were trained on
 AVERAGE_PREFIX = "ema."  # of the name of an averaged weight
 
 # Version 1 -> 2, for a network's parameters and, with a prefix such as `moment1.`, the optimiser's. The first that
@@ -94,6 +95,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: the file is missing, empty, cut short, damaged, or no checkpoint at all.
         LaterVersion: it is of a later format than `FORMAT_VERSION`.
     """
+    if path.is_dir():
+        last = next(iter([*list_checkpoints(path), *list_checkpoints(path / "ckpt")][-1:]), "checkpoint_*.ckpt")
+        raise UserError(f"checkpoint {path}: is a folder, expected a file; name a checkpoint in it, such as {last}")
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file; check the path")
     if path.suffix in (".mindir", ".onnx", ".air"):
@@ -118,6 +122,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
         logger.info("checkpoint %s is of an earlier version: its parameters get the names of this one", path)
         parameters = {_name_of_version_2(name, parameters): parameter for name, parameter in parameters.items()}
     return Checkpoint(path, parameters, state)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a checkpoint that a run of this program wrote, of whatever version, whole or damaged.
+
+    False where it cannot be read at all.
+    """
+    try:
+        return path.suffix == ".ckpt" and _STATE_KEY in ms.load_checkpoint(str(path))
+    except Exception:  # as in `load_checkpoint`; who reads it says what is wrong
+        return False
+
+
+def cases_behind(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a checkpoint's weights were trained on: `data_path` and `train_names` of its run, then of the runs
+    whose weights that one began with (recipe key `pretrained`)."""
+    own = {"data_path": state.get("data_path", ""), "train_names": list(state.get("train_names", ()))}
+    return [own, *state.get(PRETRAINED_KEY, ())] if own["train_names"] else list(state.get(PRETRAINED_KEY, ()))
 
 
 def _name_of_version_2(name: str, names: Collection[str]) -> str:
@@ -167,8 +189,8 @@ def load_parameters(checkpoint: Checkpoint, cell: nn.Cell, resume: bool = False)
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError(f"checkpoint {checkpoint.path} does not fit the network: {'; '.join(problems[:5])}{more}. "
-                        "Use the recipe (variant, activation, base_channels, out_kernel, classes, deep_supervision, "
-                        "ema_decay) it was trained with")
+                        "Use the recipe (architecture, variant, activation, norm, base_channels, upsampling, "
+                        "out_kernel, output_channels, classes, deep_supervision, ema_decay) it was trained with")
     ms.load_param_into_net(cell, {name: values[name] for name in wanted if name in values}, strict_load=False)
 
 

@@ -1,10 +1,15 @@
 """Files appear whole or not at all."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from src.files import atomic_path, write_json, write_text
+from src.files import atomic_path, claim_folder, write_json, write_text
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_text_replaces_the_old_file(tmp_path):
@@ -25,6 +30,18 @@ def test_a_failing_writer_leaves_the_old_file_and_no_rest(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.mhd"]
+
+
+def test_a_folder_belongs_to_one_process_until_that_ends(tmp_path):
+    program = ("import sys; from pathlib import Path; from src.files import claim_folder; "
+               "print(claim_folder(Path(sys.argv[1])), flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == "True\n"
+        assert not claim_folder(tmp_path)
+        other.kill()
+    assert claim_folder(tmp_path) and claim_folder(tmp_path / "."), "its own as often as it likes"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json_refuses_nan(tmp_path):

@@ -47,7 +47,7 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> list[dict[str, Any]]:
     threads = len(os.sched_getaffinity(0)) // max((job.ranks for job in jobs), default=1)
     shared = any(job.ranks > 1 and job.device_target == "CPU" for job in jobs)
     variables = {"OMP_NUM_THREADS": str(max(1, threads))} if shared else {}
-    notes = _busy(busy_cores(), len(os.sched_getaffinity(0)))
+    notes = _busy(busy_cores(), os.cpu_count() or 1)
     for number, job in enumerate(jobs, 1):
         if job.refused:
             result: dict[str, Any] = {"status": "refused", "reason": job.refused}

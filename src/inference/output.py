@@ -12,7 +12,7 @@ import pandas as pd
 from easydict import EasyDict
 
 from src.backend import Backend
-from src.checkpoint import HISTORY_NAME, Checkpoint, run_folder_of
+from src.checkpoint import HISTORY_NAME, Checkpoint, cases_behind, run_folder_of
 from src.collectives import ONE_RANK, gather
 from src.data import Case, build_manager, get_task
 from src.data.check import checked_cases
@@ -144,7 +144,8 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def _training_overlap(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> list[str]:
-    trained_on = {name for checkpoint in checkpoints for name in checkpoint.state.get("train_names", [])}
+    trained_on = {name for checkpoint in checkpoints for run in cases_behind(checkpoint.state)
+                  for name in run["train_names"]}
     seen = sorted(set(names) & trained_on)
     if not seen:
         return []

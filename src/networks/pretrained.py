@@ -97,4 +97,5 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # ValueError, TypeError or protobuf's own, depending on the damage
         raise UserError(f"pretrained {path}: cannot be read as a MindSpore checkpoint (cut short, damaged, or another "
                         "kind of file); copy it again") from error
-    return {name: parameter.asnumpy() for name, parameter in parameters.items()}
+    # Beside the parameters there may be what `append_dict` put there: words and numbers.
+    return {name: value.asnumpy() for name, value in parameters.items() if isinstance(value, ms.Parameter)}

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 _CONNECTIONS = 256  # open at a time; most of them are browsers that may ask again
 _IDLE_SECONDS = 5
+_HIGHEST_PORT = 65535
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -23,13 +24,15 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         UserError: it cannot be had.
     """
+    if not 0 <= port <= _HIGHEST_PORT:  # getaddrinfo takes what is left of it after so many bits
+        raise UserError(f"--port {port}: expected 0, for any free one, to {_HIGHEST_PORT}")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM,
                                                          flags=socket.AI_PASSIVE)[0]
         taken = socket.socket(family, kind)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another port or "
                         "address") from error

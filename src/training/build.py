@@ -11,7 +11,9 @@ from mindspore import nn
 from src.backend import Backend, base_learning_rate
 from src.checkpoint import (
     BEST_NAME,
+    PRETRAINED_KEY,
     LaterVersion,
+    cases_behind,
     list_checkpoints,
     load_checkpoint,
     load_newest,
@@ -27,6 +29,7 @@ from src.data.dataset import BatchLoader, StreamedSamples
 from src.data.patches import PatchSampler
 from src.data.slices import slice_samples, slice_weights
 from src.errors import DataError, UserError
+from src.files import claim_folder
 from src.inference.compose import wrap_predictor
 from src.inference.evaluate import ValidationResult, ValidationSet
 from src.inference.postprocess import Postprocess
@@ -39,7 +42,7 @@ from src.training.ema import averaged_weights
 from src.training.pipeline import build_single_step
 from src.training.pipeline_build import Exchange, build_pipeline_step, is_pipeline
 from src.training.plan import RunPlan
-from src.training.pretrained import start_from_pretrained
+from src.training.pretrained import check_unseen, start_from_pretrained
 from src.training.trainer import Callback, Trainer, TrainingState
 from src.training.validation_loss import LossPredictor, validation_labels
 
@@ -67,8 +70,12 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
     """Return the trainer of a run whose data was checked, at the newest checkpoint when the run is resumed.
 
     Raises:
-        UserError: no checkpoint can be read, or it does not fit the recipe.
+        UserError: another process trains in the run's folder, no checkpoint can be read, or it does not fit the recipe.
     """
+    plan.run_dir.mkdir(parents=True, exist_ok=True)
+    if backend.is_main and not claim_folder(plan.run_dir):
+        raise UserError(f"{plan.run_dir}: another process is training in it, and its checkpoints would mix with those "
+                        "of this one; wait for it to end, or choose another --run_dir")
     recipe = plan.recipe
     manager = build_manager(recipe)
     find_cases = get_task(recipe.task).find_cases
@@ -79,8 +86,10 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
 
     ms.set_seed(recipe.seed)  # every rank starts from the same weights
     network = build_network(recipe, backend.rank, backend.world_size)
+    behind: Sequence[Mapping[str, Any]] = ()
     if not list_checkpoints(plan.checkpoint_folder):
-        _refuse_seen_cases(start_from_pretrained(network, recipe), plan)
+        behind = cases_behind(start_from_pretrained(network, recipe))
+        check_unseen(behind, plan)
     loss = build_loss(recipe)
     step: Any
     if pipelined:
@@ -88,10 +97,11 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
                                    plan.resumed)
     else:
         step = build_single_step(network, loss, recipe, backend)
-    state = _restore(plan, step, loader.steps_per_epoch)
+    state, saved = _restore(plan, step, loader.steps_per_epoch)
 
-    saver = CheckpointSaver(plan.checkpoint_folder, plan.checkpoint_state(), recipe.save_every,
-                            recipe.keep_checkpoint_max)
+    behind = behind or saved.get(PRETRAINED_KEY, ())
+    said = plan.checkpoint_state() | ({PRETRAINED_KEY: list(behind)} if behind else {})
+    saver = CheckpointSaver(plan.checkpoint_folder, said, recipe.save_every, recipe.keep_checkpoint_max)
     validations: list[Callback] = []
     if plan.validation_names:
         save_best = saver.save_best if backend.is_main else _no_saving
@@ -116,18 +126,6 @@ def build_trainer(plan: RunPlan, backend: Backend) -> Trainer:
                     backend.rank, backend.world_size, recipe.batch_size, recipe.batch_size * backend.world_size,
                     trainer.base_lr, recipe.lr_scaling)
     return trainer
-
-
-def _refuse_seen_cases(pretrained: Mapping[str, Any], plan: RunPlan) -> None:
-    """Refuse weights of a run that was trained on cases which this one is validated on."""
-    if pretrained.get("data_path") != str(plan.data_path):
-        return
-    seen = sorted(set(pretrained.get("train_names", ())) & set(plan.validation_names))
-    if seen:
-        raise UserError(f"recipe key 'pretrained': {plan.recipe.pretrained} was trained on {len(seen)} of the "
-                        f"{len(plan.validation_names)} validation cases ({', '.join(seen[:5])}{', …' * (len(seen) > 5)}"
-                        "), expected none, or their Dice would say nothing; name a run with the same split (in a "
-                        "cross-validation with {fold} in its path), or change the split")
 
 
 def _build_validation(manager: DataManager, cases: Sequence[Case], recipe: EasyDict, backend: Backend,
@@ -195,13 +193,17 @@ def _no_saving(trainer: Trainer) -> None:
     """Rank 0 alone writes."""
 
 
-def _restore(plan: RunPlan, step: nn.Cell, steps_per_epoch: int) -> TrainingState:
-    """Load the newest checkpoint of a resumed run into `step` and return its state; a fresh one if there is none."""
+def _restore(plan: RunPlan, step: nn.Cell, steps_per_epoch: int) -> tuple[TrainingState, Mapping[str, Any]]:
+    """Load the newest checkpoint of a resumed run into `step`.
+
+    Returns:
+        Its state, a fresh one if there is none; and all that the checkpoint says about its run.
+    """
     checkpoint = load_newest(plan.checkpoint_folder) if plan.resumed else None
     if checkpoint is None:
         if plan.resumed:
             logger.info("%s has no checkpoint yet: starting from the beginning", plan.run_dir)
-        return TrainingState()
+        return TrainingState(), {}
     load_parameters(checkpoint, step, resume=True)
     try:
         state = TrainingState(**{name: checkpoint.state[name] for name in TrainingState().to_dict()})
@@ -218,7 +220,7 @@ def _restore(plan: RunPlan, step: nn.Cell, steps_per_epoch: int) -> TrainingStat
         state.stopped_early, state.stale_validations = False, 0  # more epochs were asked for: go on
     _check_best(plan, state)
     logger.info("%s: at its newest checkpoint, after epoch %d, step %d", plan.run_dir, state.epoch, state.step)
-    return state
+    return state, checkpoint.state
 
 
 def _check_best(plan: RunPlan, state: TrainingState) -> None:

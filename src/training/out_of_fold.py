@@ -26,7 +26,8 @@ from src.metrics.text import text_table
 from src.overrides import apply_overrides, plain, read_changes
 from src.recipe_rules import is_2d
 from src.report.html import write_report
-from src.training.cross_validation import CrossValidation, is_finished
+from src.training.cross_validation import is_finished
+from src.training.cross_validation_plan import CrossValidation
 
 logger = logging.getLogger(__name__)
 

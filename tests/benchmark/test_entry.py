@@ -5,6 +5,7 @@ import json
 import pytest
 
 import benchmark
+from src.errors import EXIT_USER_ERROR
 from tests.pictures import make_em
 
 SMALL = ["--set", "image_size=[32,32]", "base_channels=2", "--iterations", "3", "--warmup", "1"]
@@ -38,6 +39,7 @@ def test_what_can_be_mended(arguments, message, capsys):
     assert f"error: {message}" in capsys.readouterr().err
 
 
-def test_nothing_measured_is_a_failure(tmp_path):
-    assert benchmark.main(["--precisions", "bf16", "--output_dir", str(tmp_path)]) == 1
+def test_nothing_measured_is_a_failure(tmp_path, capsys):
+    assert benchmark.main(["--precisions", "bf16", "--output_dir", str(tmp_path)]) == EXIT_USER_ERROR
+    assert f"error: nothing was measured; {tmp_path / 'benchmark.txt'} says of each" in capsys.readouterr().err
     assert (tmp_path / "benchmark.txt").read_text().count("refused: recipe key 'amp_level'") == 4

@@ -57,6 +57,12 @@ def test_every_setting_arrives(plan):
     assert saver.run_state["train_names"] == plan.train_names
 
 
+def test_a_folder_in_which_another_process_trains_is_refused(plan, monkeypatch):
+    monkeypatch.setattr("src.training.build.claim_folder", lambda folder: folder != plan.run_dir)
+    with pytest.raises(UserError, match=r"another process is training in it, .* choose another --run_dir"):
+        build_trainer(plan, Backend("CPU"))
+
+
 def with_pretrained(plan: RunPlan, pretrained: str, **other: object) -> RunPlan:
     return replace(plan, run_dir=plan.run_dir.parent / "next", recipe=apply_overrides(
         plan.recipe, {"pretrained": pretrained, "VolSize": [16, 16, 32], **other}))

@@ -7,14 +7,8 @@ import pytest
 import cross_validate
 from src.data.split import fold_split, read_split
 from src.errors import EXIT_USER_ERROR, DataError, UserError
-from src.training.cross_validation import (
-    check_test_split,
-    is_finished,
-    plan_cross_validation,
-    run_ensemble,
-    run_fold,
-    run_logged,
-)
+from src.training.cross_validation import is_finished, run_ensemble, run_fold, run_logged
+from src.training.cross_validation_plan import check_pretrained, check_test_split, plan_cross_validation
 from tests.training.cross_validation_stand_in import CASES, given, processes, put_cases, read  # noqa: F401
 
 # ruff: noqa: F811
@@ -54,6 +48,28 @@ def test_a_fold_is_trained_then_evaluated_on_its_validation_cases(given, process
     assert read_split(folder / "val.csv") == fold_split(CASES, 1, 3, 1)[1]
     saved = read(folder / "recipe.json")["recipe"]
     assert (saved["loss"], saved["epochs"], saved["fold"], saved["seed"]) == ("dice_ce", 10, 1, 4)
+
+
+def test_weights_to_begin_with_are_looked_up_before_any_training(given, processes, tmp_path):
+    changes = [f"pretrained={tmp_path}/first/seed{{seed}}/fold{{fold}}"]
+    for fold in (0, 1):
+        (tmp_path / f"first/seed1/fold{fold}").mkdir(parents=True)
+    plan = plan_of(given, changes=changes)
+    check_pretrained(plan, [0, 1])
+    with pytest.raises(UserError, match=r"'pretrained': .*/first/seed1/fold2: no such file or folder \(fold 2, seed 1"):
+        check_pretrained(plan, plan.folds)
+    run_fold(plan, 1, 2)  # a fold that has begun does without
+    check_pretrained(plan, plan.folds)
+
+
+def test_other_data_than_a_fold_began_on_is_told(given, processes, tmp_path, caplog):
+    run_fold(plan_of(given), 1, 0)
+    (tmp_path / "link").symlink_to(given["data_path"])
+    run_fold(plan_of({**given, "data_path": tmp_path / "link"}), 1, 0)
+    assert "begun on the data of" not in caplog.text
+    shutil.copytree(given["data_path"], tmp_path / "copy")
+    run_fold(plan_of({**given, "data_path": tmp_path / "copy"}), 1, 0)
+    assert f"begun on the data of {given['data_path']}, not of {tmp_path / 'copy'}; make sure" in caplog.text
 
 
 def test_folds_are_the_same_for_every_seed_and_follow_fold_seed(given, processes):
@@ -159,6 +175,8 @@ def test_results_of_another_machine_need_no_checkpoints(given, processes):
     ({"changes": ["seed=3"]}, "'seed'.*--seeds"),
     ({"changes": ["epoch=3"]}, "did you mean 'epochs'"),
     ({"eval_changes": ("tta=q",)}, "'tta': found 'q'"),
+    ({"eval_changes": ("tta=x", "dstRes=[2,2,2]", "base_channels=8")},
+     r"--eval_set base_channels, dstRes: expected keys of prediction alone \(window_overlap, tta, "),
     ({"folds": 8}, "fold 0 of 8 with 7 cases"),
     ({"folds": 1}, "--folds 1: expected at least 2 folds"),
     ({"folds": 0}, "--folds 0: expected at least 2 folds"),

@@ -11,7 +11,8 @@ from src.errors import DataError, UserError
 from src.metrics.cases import evaluate_case, write_metrics_csv, write_rows
 from src.metrics.promise12 import KEYS, region_metrics
 from src.metrics.rand import THRESHOLDS
-from src.training.cross_validation import plan_cross_validation, run_fold
+from src.training.cross_validation import run_fold
+from src.training.cross_validation_plan import plan_cross_validation
 from src.training.out_of_fold import collect
 from tests.training.cross_validation_stand_in import CASES, given, processes, read, row_of  # noqa: F401
 
