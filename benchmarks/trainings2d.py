@@ -35,7 +35,8 @@ PARAMETERS = re.compile(r"(\d+) parameters")
 def program(name: str, *arguments: object) -> float:
     """Run one of the repository's programs and return the minutes of processor time that it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, str(ROOT / name), *map(str, arguments)], check=True)
+    if subprocess.run([sys.executable, str(ROOT / name), *map(str, arguments)], check=False).returncode:
+        sys.exit(f"error: {name} failed; what it said stands above. Mend it and repeat the command")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
 
@@ -76,6 +77,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run these; the table has all that are there")
     args = parser.parse_args()
     study = json.loads(args.study.read_text())
+    if unknown := set(args.only or ()) - set(study["variants"]):
+        parser.error(f"--only {', '.join(sorted(unknown))}: expected names of {', '.join(study['variants'])}")
     split = args.output_dir / "split"
     if not split.is_dir():
         program("scripts/create_csv.py", split, "1", "--data_path", args.data_path, *study["split"])

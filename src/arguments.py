@@ -12,7 +12,7 @@ def add_device_arguments(parser: argparse.ArgumentParser, *id_names: str) -> Non
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser, note: str = "") -> None:
-    """Add `--config` and `--set`, whose values `config.read_changes` reads; `note` goes behind their help."""
+    """Add `--config` and `--set`, whose values `overrides.read_changes` reads; `note` goes behind their help."""
     parser.add_argument("--config", metavar="FILE.json", help=f"recipe keys to override{note}")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help=f"recipe keys to override, after --config{note}")

@@ -57,7 +57,9 @@ def apply_overrides(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> Ea
     result = EasyDict(copy.deepcopy(dict(recipe)))
     for key, value in changes.items():
         if key not in result:
-            raise UserError(f"unknown recipe key {key!r}{nearest(key, result)}; the keys are in src/config.py")
+            others = [name for name in RECIPES if key in RECIPES[name]]
+            hint = f", which only {', '.join(others)} have" if others else nearest(key, result)
+            raise UserError(f"unknown recipe key {key!r}{hint}; the keys are in src/config.py")
         result[key] = _checked_type(key, value, result[key])
     check_ranges(result)
     return result

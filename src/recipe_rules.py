@@ -51,7 +51,7 @@ def is_2d(recipe: Mapping[str, Any]) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     lower = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.7)
     return f", did you mean {lower[close[0]]!r}?" if close else ""
 
 

@@ -149,6 +149,9 @@ def test_command_line_wins_over_file(tmp_path):
 @pytest.mark.parametrize(("override", "message"), [
     ("epoch=3", "did you mean 'epochs'"),
     ("volsize=[16,16,16]", "did you mean 'VolSize'"),
+    ("thresh=0.3", "'thresh', did you mean 'threshold'"),
+    ("learning_rate=0.3", "'learning_rate'; the keys are in"),  # and not 'aug_rotate'
+    ("image_size=[16,16]", "'image_size', which only unet2d_lgg, unet2d_drive, unet2d_em have; the keys"),
     ("epochs", "expected KEY=VALUE"),
     ("epochs=2.5", "expected a whole number"),
     ("epochs=true", "expected a whole number"),

@@ -134,7 +134,7 @@ class Fingerprint:
                f"{row['voxels']:.0f} voxels, {100 * row['share_of_foreground']:.3g} % of the foreground, "
                f"median {row['median_ml']:.3g} ml, in {row['cases']:.0f} cases") for row in self.balance()),
             ("components", f"median {np.median(parts):g}, {parts.min():g} to {parts.max():g}; the largest holds at "
-                           f"least {100 * self.table('largest_share').min():.3g} % of the foreground"),
+                           f"least {np.floor(1000 * self.table('largest_share').min()) / 10:g} % of the foreground"),
         ]
         return [*(f"{name:<12} {text}" for name, text in rows), *(f"note: {note}" for note in self.notes)]
 

@@ -151,8 +151,9 @@ def _block(fingerprint: Fingerprint, spacing: Sequence[float],
     whole = f"{held:.1f} GiB are the whole volumes of training and validation cases, which stay in memory"
     if memory > budget:
         cause = f", of which {whole}" if memory_without <= budget else ""
+        remedy = "give more (--memory_gib), or fewer cases" if cause else "give more (--memory_gib)"
         raise UserError(f"memory of {memory_gib:.1f} GiB: training on these {count} cases needs about "
-                        f"{memory / _USED:.1f} GiB{cause}; give more (--memory_gib), or fewer cases")
+                        f"{memory / _USED:.1f} GiB{cause}; {remedy}")
     limited = batch_size_without * prod(without) > batch_size * prod(patch)
     return patch, batch_size, True, memory, {
         "VolSize": "the largest patch that memory and time allow, its edges as equal in mm as can be, at most the "

@@ -46,7 +46,7 @@ def load_predictor(paths: Sequence[Path],
 
     Args:
         paths: of the checkpoints, at least one.
-        changes: recipe keys to override, see `config.apply_overrides`.
+        changes: recipe keys to override, see `overrides.apply_overrides`.
 
     Returns:
         The predictor, the recipe (of the first checkpoint, with `changes`), and the checkpoints, whose parameters are

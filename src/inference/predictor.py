@@ -194,7 +194,7 @@ def load_checkpoint_predictor(path: Path, changes: Mapping[str, Any] | None = No
 
     Args:
         path: the checkpoint.
-        changes: recipe keys to override, see `config.apply_overrides`.
+        changes: recipe keys to override, see `overrides.apply_overrides`.
         recipe_name: recipe of a checkpoint that carries none.
 
     Returns:

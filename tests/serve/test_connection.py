@@ -5,7 +5,9 @@ import time
 
 import pytest
 
+from src.errors import UserError
 from src.serve import server as server_module
+from src.serve.server import bind
 from tests.inference.helpers import bright
 from tests.serve.helpers import Client, Gate, bright_file, in_background, serving
 
@@ -88,3 +90,9 @@ def test_an_answer_may_take_longer(tmp_path):
         gate.open.set()
         thread.join(60)
         assert results[0][0] == 200
+
+
+@pytest.mark.parametrize("port", [-5, 65536, 73536, 2**40])
+def test_a_port_that_does_not_exist_is_not_another_one(port):
+    with pytest.raises(UserError, match=rf"--port {port}: expected 0, for any free one, to 65535"):
+        bind("127.0.0.1", port)
