@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.run_job is not None:
         from src.benchmark.worker import work  # all of training, which the process that measures has no use for
 
-        sys.exit(work(args.run_job))
+        work(args.run_job)
+        return
     if not all(size.isdecimal() for size in args.batch_sizes):
         raise UserError(f"--batch_sizes: found {','.join(args.batch_sizes)}, expected whole numbers such as 1,4")
     if args.data_path is not None and not args.data_path.is_dir():

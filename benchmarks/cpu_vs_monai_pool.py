@@ -19,7 +19,7 @@ from src.machine import busy_seconds
 
 TICK = os.sysconf("SC_CLK_TCK")
 DROP_ABOVE = 1.1  # a variant of MONAI this much slower than the best of its precision leaves after the first round
-PAUSE = 0.5  # seconds before each step, in which the threads of the one before stop spinning
+PAUSE = 0.5  # seconds before each step: threads of the one before may still spin
 WORKER = Path(__file__).with_name("cpu_vs_monai_worker.py")
 
 

@@ -138,8 +138,9 @@ def is_own(path: Path) -> bool:
 def cases_behind(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what a checkpoint's weights were trained on: `data_path` and `train_names` of its run, then of the runs
     whose weights that one began with (recipe key `pretrained`)."""
-    own = {"data_path": state.get("data_path", ""), "train_names": list(state.get("train_names", ()))}
-    return [own, *state.get(PRETRAINED_KEY, ())] if own["train_names"] else list(state.get(PRETRAINED_KEY, ()))
+    names = list(state.get("train_names", ()))
+    own = [{"data_path": state.get("data_path", ""), "train_names": names}] if names else []
+    return [*own, *state.get(PRETRAINED_KEY, ())]
 
 
 def _name_of_version_2(name: str, names: Collection[str]) -> str:

@@ -131,7 +131,7 @@ def _train(plan: CrossValidation, seed: int, fold: int, run: Run) -> None:
                         f"see {plan.log_of(seed, fold, 'train')}")
     kept = [path for path in (checkpoints[-1], folder / "ckpt" / BEST_NAME) if path.is_file()]
     write_json(folder / TRAINED_NAME, {"last": checkpoints[-1].name,
-                                   "sha256": {path.name: file_sha256(path) for path in kept}})
+                                       "sha256": {path.name: file_sha256(path) for path in kept}})
 
 
 def _is_trained(plan: CrossValidation, seed: int, fold: int) -> bool:
