@@ -39,6 +39,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--folds", type=int, help="in place of the recipe's; 2 or more")
     parser.add_argument("--only", type=numbers, metavar="0,2", help="folds to run here (default: all)")
     parser.add_argument("--seeds", type=numbers, default=[1], metavar="1,2", help="of the trainings (default: 1)")
+    parser.add_argument("--together", action="store_true",
+                        help="evaluate each fold by the mean of its networks of all seeds as well")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="last",
                         help="of each fold's run (default: last; best is chosen on the very cases that are scored)")
     parser.add_argument("--eval_set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -58,14 +60,14 @@ def main(argv: list[str] | None = None) -> None:
     device = ("--device_target", args.device_target, "--device_id", str(args.device_id))
     plan = plan_cross_validation(args.data_path, args.split_file_path, args.output_dir, args.recipe, args.config,
                                  args.set, args.folds, args.seeds, device=device, checkpoint=args.checkpoint,
-                                 eval_changes=tuple(args.eval_set))
+                                 eval_changes=tuple(args.eval_set), together=args.together)
     if args.only and not set(args.only) <= set(plan.folds):
         raise UserError(f"--only {args.only}: expected folds from 0 to {len(plan.folds) - 1}")
     if args.test_split_file_path:
         check_test_split(plan, args.test_split_file_path, args.test_data_path)
     check_pretrained(plan, args.only or plan.folds)
     setup_logging(plan.output / "cross_validate.log")
-    for seed in plan.seeds:
+    for seed in plan.groups:
         for fold in args.only or plan.folds:
             run_fold(plan, seed, fold)
     if collect(plan) is not None and args.test_split_file_path:

@@ -23,6 +23,8 @@ vnet_cfg = EasyDict(
         "dstRes": [1.0, 1.0, 1.5],  # mm, (x, y, z)
         "VolSize": [128, 128, 64],  # voxels, (x, y, z)
         "intensity_percentiles": [0.0, 100.0],  # mapped to [0, 1]; [0.5, 99.5] tames spikes
+        "zoom_ml": 0.0,  # ml that the foreground is scaled to for a second and a third look; 0: one look
+        "zoom_share": 0.5,  # of the training samples, cut out and scaled like that by their labels; with zoom_ml
         "patches": False,  # train on random blocks of the whole volume, predict by sliding window; else a centre block
         "patches_per_case": 1,  # each epoch
         "foreground_share": 0.33,  # of the patches, placed so that they hold a foreground voxel of a random class
@@ -32,6 +34,7 @@ vnet_cfg = EasyDict(
         "aug_rotate": 0.5,
         "aug_scale": 0.5,
         "aug_scale_range": 0.15,  # 0.15: by up to 15 %, in both directions
+        "aug_stretch": 0.0,  # as aug_scale, by another factor along each axis: for spacings that are not known
         "aug_shift": 0.5,
         "aug_mirror": 0.5,  # along each of mirror_axes
         "mirror_axes": "x",  # any of x, y, z, or none
@@ -42,6 +45,8 @@ vnet_cfg = EasyDict(
         "aug_gamma": 0.3,
         "aug_low_resolution": 0.15,
         "aug_bias": 0.0,  # of a smooth change of brightness, as coils near the organ make it
+        "aug_spacing": [0.0, 0.0, 0.0],  # mm (x, y, z) that changes in space, blur and low resolution take the voxels
+        # of dstRes to be, where headers have lost it; zeros: dstRes
         # Network
         "variant": "default",  # default: batch norm; paper: as in Milletari et al. 2016
         "activation": "auto",  # elu, prelu, or auto: the variant's own

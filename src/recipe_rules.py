@@ -34,14 +34,14 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "parallel": ("pipeline", "data"),
     "pipeline_split": ("auto", *map(str, range(1, UNET3D_BLOCKS))),
 }
-_SHARES = ("foreground_share", "aug_deform", "aug_histogram", "aug_rotate", "aug_scale", "aug_shift", "aug_mirror",
-           "aug_noise", "aug_blur", "aug_brightness", "aug_contrast", "aug_gamma", "aug_low_resolution",
-           "aug_bias")
+_SHARES = ("foreground_share", "zoom_share", "aug_deform", "aug_histogram", "aug_rotate", "aug_scale", "aug_stretch",
+           "aug_shift", "aug_mirror", "aug_noise", "aug_blur", "aug_brightness", "aug_contrast", "aug_gamma",
+           "aug_low_resolution", "aug_bias")
 _POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "keep_checkpoint_max", "loss_scale",
              "micro_batches", "patches_per_case")
 _NOT_NEGATIVE = ("dropout", "lr", "lr_ascend", "weight_decay", "momentum", "warmup_step", "warmup_ratio",
                  "grad_clip", "val_every", "early_stopping", "seed", "log_every", "fold_seed", "focal_gamma",
-                 "tversky_alpha", "tversky_beta", "ema_decay", "window_overlap")
+                 "tversky_alpha", "tversky_beta", "ema_decay", "window_overlap", "zoom_ml")
 
 
 def is_2d(recipe: Mapping[str, Any]) -> bool:
@@ -97,6 +97,10 @@ def _check_vnet(recipe: Mapping[str, Any], require: Callable[[bool, str, str], N
     for key in _SHARES:
         require(0 <= recipe[key] <= 1, key, "a number from 0 to 1")
     require(0 <= recipe["aug_scale_range"] <= 0.5, "aug_scale_range", "a number from 0 to 0.5")
+    require(not (recipe["zoom_ml"] and recipe["patches"]), "zoom_ml",
+            "0 with patches=true: a window that slides over the whole volume has no second look")
+    require(not any(recipe["aug_spacing"]) or min(recipe["aug_spacing"]) > 0, "aug_spacing",
+            "spacings above 0 mm, or zeros")
     require(recipe["threshold"] == 0.5 or recipe["classes"] == 2, "threshold",
             "0.5 with more than two classes: the most probable one is taken, whatever its probability")
     require(recipe["out_kernel"] in (1, 3), "out_kernel", "1 or 3")

@@ -43,9 +43,11 @@ class Augmentation:
         histogram: histogram matching to another scan.
         rotate, scale, shift: in space, in mm.
         scale_range: 0.15 scales by 0.85 to 1.15.
+        stretch: scaling by another factor along each axis of the image.
         mirror: of each of `mirror_axes`.
         noise, blur, brightness, contrast, gamma, low_resolution, bias: of the intensities.
         mirror_axes: 0, 1, 2 for x, y, z.
+        spacing: of the voxels, mm (x, y, z), in place of the caller's, for images whose headers have lost it.
     """
 
     deform: float = 0.0
@@ -53,6 +55,7 @@ class Augmentation:
     rotate: float = 0.0
     scale: float = 0.0
     scale_range: float = 0.15
+    stretch: float = 0.0
     shift: float = 0.0
     mirror: float = 0.0
     noise: float = 0.0
@@ -63,13 +66,15 @@ class Augmentation:
     low_resolution: float = 0.0
     bias: float = 0.0
     mirror_axes: tuple[int, ...] = ()
+    spacing: tuple[float, ...] | None = None
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> "Augmentation":
         """Take the keys `aug_*` and `mirror_axes`."""
         changes = {name.removeprefix("aug_"): value for name, value in recipe.items() if name.startswith("aug_")}
-        axes = recipe["mirror_axes"]
-        return cls(**changes, mirror_axes=() if axes == "none" else tuple("xyz".index(axis) for axis in axes))
+        axes, spacing = recipe["mirror_axes"], changes.pop("spacing")
+        return cls(**changes, mirror_axes=() if axes == "none" else tuple("xyz".index(axis) for axis in axes),
+                   spacing=tuple(spacing) if any(spacing) else None)
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator,
                  spacing: Sequence[float] = (1.0, 1.0, 1.0), other: np.ndarray | None = None,
@@ -89,6 +94,7 @@ class Augmentation:
         Returns:
             image (X, Y, Z) float32 and label (X, Y, Z) uint8, of the window's shape.
         """
+        spacing = self.spacing or spacing
         window = window or (slice(0, image.shape[0]), slice(0, image.shape[1]), slice(0, image.shape[2]))
         new_image, new_label = self._move(image, label, rng, spacing, window)
         flipped = tuple(slice(None, None, -1 if axis in self.mirror_axes and rng.random() < self.mirror else 1)
@@ -102,14 +108,17 @@ class Augmentation:
               window: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray]:
         shape = [part.stop - part.start for part in window]
         deform, rotate, scale, shift = rng.random(4) < (self.deform, self.rotate, self.scale, self.shift)
-        if not (deform or rotate or scale or shift):
+        stretch = self.stretch > 0 and rng.random() < self.stretch  # no draw at 0: the others stay what they were
+        if not (deform or rotate or scale or shift or stretch):
             return image[window], label[window]
         displacement = random_displacement(shape, spacing, rng) if deform else None
         angles = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, 3)) if rotate else np.zeros(3)
-        factor = 1 + self.scale_range * rng.uniform(-1, 1) if scale else 1.0
+        factors = np.full(3, 1 + self.scale_range * rng.uniform(-1, 1) if scale else 1.0)
         offset = rng.uniform(-SHIFT_SHARE, SHIFT_SHARE, 3) * shape if shift else np.zeros(3)
+        if stretch:
+            factors *= 1 + self.scale_range * rng.uniform(-1, 1, 3)
         offset += [part.start for part in window]
-        positions = source_positions(shape, affine_matrix(angles, factor, spacing), offset, displacement)
+        positions = source_positions(shape, affine_matrix(angles, factors, spacing), offset, displacement)
         return resample(image, label, positions, float(image.min()))
 
     def _change_intensity(self, image: np.ndarray, rng: np.random.Generator, spacing: Sequence[float]) -> np.ndarray:

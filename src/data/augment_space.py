@@ -13,18 +13,20 @@ CONTROL_POINTS = CELLS + 3  # a cubic B-spline has four at work in each cell
 _CHUNK = 16384  # output voxels at a time: their temporaries stay in the cache
 
 
-def affine_matrix(angles: Sequence[float] | np.ndarray, scale: float, spacing: Sequence[float]) -> np.ndarray:
+def affine_matrix(angles: Sequence[float] | np.ndarray, scale: float | np.ndarray,
+                  spacing: Sequence[float]) -> np.ndarray:
     """Return the matrix from output to source voxel offsets of a rotation and a scaling in space.
 
     Args:
         angles: about the x, y and z axis, radians.
-        scale: lengths in the source over lengths in the output; below 1 enlarges.
+        scale: lengths in the source over lengths in the output; below 1 enlarges. One number, or (3,), of the source's
+            axes.
         spacing: of the voxels, mm (x, y, z).
 
     Returns:
         (3, 3) float64.
     """
-    matrix = np.eye(3) * scale
+    matrix = np.diag(np.broadcast_to(np.asarray(scale, dtype=np.float64), 3))
     for axis, angle in enumerate(angles):
         first, second = [other for other in range(3) if other != axis]
         rotation = np.eye(3)

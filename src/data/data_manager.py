@@ -12,6 +12,7 @@ from src.data.case_files import read_case
 from src.data.geometry import Geometry
 from src.data.resampling import class_fractions, half_filled, largest_class, resample
 from src.data.volume_files import write_volume
+from src.data.zoom import View, view_of
 from src.errors import DataError, UserError
 
 
@@ -27,6 +28,7 @@ class Sample:
         native: grid of the volume on disk.
         cropped_foreground: share of the label's foreground voxels that lie outside the block, 0 to 1.
         foreground_ml: volume of the label's foreground, all classes above 0, on the native grid, millilitres.
+        zoomed: with `zoom_ml`, and where the label has foreground, the same case as the second look sees it.
     """
 
     case_id: str
@@ -36,6 +38,7 @@ class Sample:
     native: Geometry
     cropped_foreground: float = 0.0
     foreground_ml: float = 0.0
+    zoomed: "Sample | None" = None
 
 
 class DataManager:
@@ -49,6 +52,7 @@ class DataManager:
         classes: of labels and probabilities, background included.
         whole: keep the whole volume, padded to at least `volume_size`, in place of its centre block; `patches` in the
             config.
+        zoom_ml: millilitres that the foreground is scaled to for a further look, see `zoom.py`; 0 for none.
 
     Raises:
         UserError: a value makes no sense.
@@ -62,6 +66,7 @@ class DataManager:
         intensity_percentiles: Sequence[float] = (0.0, 100.0),
         classes: int = 2,
         whole: bool = False,
+        zoom_ml: float = 0.0,
     ):
         if len(spacing) != 3 or min(spacing) <= 0:
             raise UserError(f"dstRes is {list(spacing)}, expected three spacings above 0 mm (x, y, z)")
@@ -78,22 +83,29 @@ class DataManager:
         self.intensity_percentiles = tuple(float(value) for value in intensity_percentiles)
         self.classes = int(classes)
         self.whole = bool(whole)
+        self.zoom_ml = float(zoom_ml)
 
     @classmethod
     def from_config(cls, cfg: Any) -> "DataManager":
-        """Take `dstRes`, `VolSize`, `normDir`, `intensity_percentiles`, `classes` and `patches` from a recipe.
+        """Take `dstRes`, `VolSize`, `normDir`, `intensity_percentiles`, `classes`, `patches`, `zoom_ml` from a recipe.
 
-        Recipes and bundles of earlier versions lack the last two: they have two classes and the centre block.
+        Recipes and bundles of earlier versions lack the last three: two classes, the centre block, one look.
         """
         return cls(cfg.dstRes, cfg.VolSize, cfg.normDir, cfg.intensity_percentiles, getattr(cfg, "classes", 2),
-                   getattr(cfg, "patches", False))
+                   getattr(cfg, "patches", False), getattr(cfg, "zoom_ml", 0.0))
 
-    def block_geometry(self, native: Geometry) -> Geometry:
-        """Return the grid of what the network sees of a volume: of its centre block, or of all of it, padded evenly."""
+    def block_geometry(self, native: Geometry, view: View | None = None) -> Geometry:
+        """Return the grid of what the network sees of a volume: of its centre block, or of all of it, padded evenly.
+
+        With a view, that of the view's block.
+        """
+        if view is not None:
+            return native.block_around(view.centre, np.multiply(self.spacing, view.scale), self.volume_size,
+                                       self.normalise_direction)
         grid = native.regrid(self.spacing, self.volume_size, self.normalise_direction)
         return grid if self.whole else grid.centre_block(self.volume_size)[0]
 
-    def preprocess(self, image: np.ndarray, native: Geometry) -> tuple[np.ndarray, Geometry]:
+    def preprocess(self, image: np.ndarray, native: Geometry, view: View | None = None) -> tuple[np.ndarray, Geometry]:
         """Turn a volume into the network's input.
 
         Intensities are clipped to the percentiles and brought to [0, 1], resampled linearly onto the block (0 outside
@@ -102,6 +114,7 @@ class DataManager:
         Args:
             image: (x, y, z) voxels of any number type.
             native: their grid.
+            view: of the volume; by default its centre block, or with `whole` all of it.
 
         Returns:
             Block (X, Y, Z) float32, and the block's grid, see `block_geometry`.
@@ -109,7 +122,7 @@ class DataManager:
         Raises:
             DataError: the image has no contrast, so it cannot be scaled.
         """
-        block_grid = self.block_geometry(native)
+        block_grid = self.block_geometry(native, view)
         block = resample(self._rescale(image), native, block_grid)
         foreground = block[block > 0]
         deviation = float(foreground.std(dtype=np.float64)) if foreground.size else 0.0
@@ -122,30 +135,31 @@ class DataManager:
         mean = float(foreground.mean(dtype=np.float64))
         return ((block - np.float32(mean)) / np.float32(deviation)).astype(np.float32), block_grid
 
-    def label_fraction(self, label: np.ndarray, native: Geometry) -> np.ndarray:
+    def label_fraction(self, label: np.ndarray, native: Geometry, view: View | None = None) -> np.ndarray:
         """Resample a label linearly onto the block.
 
         Args:
             label: (x, y, z) of 0 .. classes - 1.
             native: its grid.
+            view: see `preprocess`.
 
         Returns:
             With two classes the share of each voxel that is foreground, (X, Y, Z) float32 from 0 to 1; with more the
             shares of all classes, (C, X, Y, Z) float32, which sum to 1.
         """
-        block = self.block_geometry(native)
+        block = self.block_geometry(native, view)
         if self.classes == 2:
             return resample((label > 0.5).astype(np.float32), native, block)
         return class_fractions(label, native, block, self.classes)
 
-    def preprocess_label(self, label: np.ndarray, native: Geometry) -> np.ndarray:
+    def preprocess_label(self, label: np.ndarray, native: Geometry, view: View | None = None) -> np.ndarray:
         """Resample a label onto the block, each voxel to the class that fills most of it; (X, Y, Z) uint8.
 
         Voxels that are foreground by exactly one half count as foreground: they are common when spacings are multiples
         of each other, and counting them out shrinks thin structures. With more than two classes a foreground class
         that fills as much of a voxel as the background has it in the same way; see `resampling.largest_class`.
         """
-        fraction = self.label_fraction(label, native)
+        fraction = self.label_fraction(label, native, view)
         return half_filled(fraction) if self.classes == 2 else largest_class(fraction)
 
     def read_preprocessed(self, case: Case) -> tuple[np.ndarray, np.ndarray | None, Geometry, np.ndarray, Geometry]:
@@ -167,14 +181,18 @@ class DataManager:
         Raises:
             DataError: every problem of the case, each beginning with the case id.
         """
-        _, label, native, block_image, block = self.read_preprocessed(case)
+        image, label, native, block_image, block = self.read_preprocessed(case)
         if label is None:
             return Sample(case.case_id, block_image, None, block, native)
         points = native.index_to_point(np.argwhere(label))
         cropped = float(1 - block.contains(points).mean()) if len(points) else 0.0
         millilitres = len(points) * native.voxel_volume / 1000
+        zoomed = None
+        if self.zoom_ml and (view := view_of(label, native, self.zoom_ml)) is not None:
+            near, grid = self.preprocess(image, native, view)
+            zoomed = Sample(case.case_id, near, self.preprocess_label(label, native, view), grid, native)
         return Sample(case.case_id, block_image, self.preprocess_label(label, native), block, native, cropped,
-                      millilitres)
+                      millilitres, zoomed)
 
     def load_label(self, case: Case) -> Sample:
         """Read and preprocess the label of a case; other data sets leave the image out, for a rank without need of it.

@@ -132,6 +132,20 @@ class Geometry:
         x, y, z = (slice(int(first), int(first) + int(count)) for first, count in zip(start, size, strict=True))
         return block, (x, y, z)
 
+    def block_around(self, centre: Sequence[float], spacing: Sequence[float] | np.ndarray, size: Sequence[int],
+                     normalise_direction: bool = False) -> "Geometry":
+        """Make the grid of a block around a point, with this volume's direction or the identity.
+
+        Args:
+            centre: its middle, mm.
+            spacing: of its voxels, mm.
+            size: its voxels along (x, y, z).
+        """
+        direction = IDENTITY if normalise_direction else self.direction
+        to_first = -(np.array(size) - 1) / 2 * np.array(spacing, float)
+        origin = np.array(centre) + np.array(direction).reshape(3, 3) @ to_first
+        return Geometry(_three(size), _three(spacing), _three(origin), direction)
+
     def differences(self, other: "Geometry", tolerance: float = 1e-2) -> list[str]:
         """Say in what another grid differs from this one.
 

@@ -129,7 +129,7 @@ def check_one_block(recipe: Mapping[str, Any], origin: str) -> None:
         origin: what to name in messages, such as the bundle.
 
     Raises:
-        UserError: pictures, several channels, windows, or mirrored copies.
+        UserError: pictures, several channels, windows, mirrored copies, or further looks.
     """
     found = ""
     if is_2d(recipe):
@@ -140,6 +140,8 @@ def check_one_block(recipe: Mapping[str, Any], origin: str) -> None:
         found = "has patches=true, so that a window slides over the whole volume"
     elif recipe["tta"] != "none":
         found = f"has tta={recipe['tta']}, the mean over mirrored copies"
+    elif recipe["zoom_ml"]:
+        found = f"has zoom_ml={recipe['zoom_ml']:g}, further looks at what the first one finds"
     if found:
         raise UserError(f"{origin}: {found}, and a bin holds one block of one channel a case, answered once; predict "
                         "with predict.py, or evaluate with eval.py")

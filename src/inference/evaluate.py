@@ -14,7 +14,8 @@ from src.collectives import ONE_RANK, gather_shares, share
 from src.data.case import Case
 from src.data.data_manager import DataManager
 from src.data.geometry import Geometry
-from src.errors import UserError
+from src.data.zoom import view_of
+from src.errors import DataError, UserError
 from src.inference.postprocess import DEFAULT_POSTPROCESS, Postprocess
 from src.inference.predictor import Predictor
 from src.inference.scoring import get_scoring
@@ -23,6 +24,8 @@ from src.metrics.overlap import dice
 from src.report.figures import overlay_array
 
 logger = logging.getLogger(__name__)
+
+FURTHER_LOOKS = 2  # with the recipe's `zoom_ml`
 
 # (case, image (X, Y, Z), mask (X, Y, Z) uint8, reference (X, Y, Z) uint8, their grid)
 OnCase = Callable[[Case, np.ndarray, np.ndarray, np.ndarray, Geometry], None]
@@ -87,13 +90,33 @@ def load_native(case: Case, manager: DataManager, need_label: bool = False) -> N
 def predict_native(predictor: Predictor, manager: DataManager, case: NativeCase) -> np.ndarray:
     """Return the case's probability (x, y, z), or (C, x, y, z), float32 on its own grid; 0 outside its region.
 
+    With the recipe's `zoom_ml`, what the last of three looks says: the second and third are at the foreground of the
+    one before, see `data/zoom.py`. Where a look finds no foreground its answer stands.
+
     Raises:
         UserError: the network's probability is not finite, see `require_finite`.
+        DataError: the image has no contrast where a further look goes.
     """
-    probability = predictor.predict_block(case.block_image)
-    require_finite(probability, case.case_id, predictor.path)
-    native = manager.paste_back(probability, case.block, case.native)
+    native = _look(predictor, manager, case, case.block_image, case.block)
+    for _ in range(FURTHER_LOOKS if manager.zoom_ml else 0):
+        view = view_of(DEFAULT_POSTPROCESS.mask(native), case.native, manager.zoom_ml)
+        if view is None:
+            break
+        assert case.image is not None  # kept for recipes with zoom_ml
+        try:
+            block_image, block = manager.preprocess(case.image, case.native, view)
+        except DataError as error:
+            raise DataError([f"{case.case_id}: around what the look before found: {problem}"
+                             for problem in error.problems]) from None
+        native = _look(predictor, manager, case, block_image, block)
     return native if case.region is None else native * case.region.astype(native.dtype)
+
+
+def _look(predictor: Predictor, manager: DataManager, case: NativeCase, image: np.ndarray,
+          block: Geometry) -> np.ndarray:
+    probability = predictor.predict_block(image)
+    require_finite(probability, case.case_id, predictor.path)
+    return manager.paste_back(probability, block, case.native)
 
 
 def segment(predictor: Predictor, manager: DataManager, case: NativeCase,
@@ -204,8 +227,9 @@ class ValidationSet:
 
     def _load(self, case: Case) -> NativeCase:
         loaded = load_native(case, self.manager, need_label=True)
-        # Of all native images only the pictured one is needed again, and they are the largest part.
-        return loaded if case is self.pictured else replace(loaded, image=None)
+        # Of all native images only the pictured one is needed again, and they are the largest part. Further looks need
+        # each of them.
+        return loaded if case is self.pictured or self.manager.zoom_ml else replace(loaded, image=None)
 
     def run(self, predictor: Predictor) -> ValidationResult:
         """Return the Dice of every case on its own grid, after the same postprocessing as in evaluation.
@@ -224,7 +248,8 @@ class ValidationSet:
             case = self._load(kept) if isinstance(kept, Case) else kept
             mask = segment(predictor, self.manager, case, self.postprocess)
             assert case.label is not None
-            if case.image is not None:
+            if case.case_id == self.pictured.case_id:
+                assert case.image is not None
                 overlay = overlay_array(case.image, mask, case.label, case.native.spacing, case.native.direction)
             return case.case_id, mean_dice(mask, case.label, self.manager.classes)
 

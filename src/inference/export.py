@@ -290,11 +290,13 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
     state = checkpoint.state
     post = Postprocess.from_recipe(recipe)
     several, windows, mirrors = recipe["classes"] > 2, recipe.get("patches", False), recipe["tta"]
+    looks = recipe.get("zoom_ml", 0.0) > 0
     if is_2d(recipe):
         version, preprocessing = 3, list(PICTURE_PREPROCESSING)
     else:
-        version = 2 if several or windows or mirrors != "none" else 1
-        preprocessing = [*PREPROCESSING, *(["classes", "patches"] if several or windows else [])]
+        version = 4 if looks else 2 if several or windows or mirrors != "none" else 1
+        preprocessing = [*PREPROCESSING, *(["classes", "patches"] if several or windows else []),
+                         *(["zoom_ml"] if looks else [])]
     return {
         "format": bundles.FORMAT,
         "format_version": version,

@@ -193,6 +193,7 @@ class _Turn:
         self._job = job
 
     def predict_block(self, image: np.ndarray) -> np.ndarray:
+        self._job.mark("preprocess")  # of a further look; that of the first is marked already
         return self._segmenter.in_turn(self._job, image)
 
 

@@ -8,6 +8,7 @@ Each fold is a run of `train.py` and one of `eval.py`, processes of their own th
     OUTPUT/seed1/fold0-train.log     what the processes said; fold0-eval.log
     OUTPUT/seed1/metrics.csv         out-of-fold rows of all folds, with summary.json and report.html
     OUTPUT/summary.json              over the seeds
+    OUTPUT/together/                 as a seed's folder, of each fold's networks of all seeds as one, if asked for
     OUTPUT/ensemble/                 all networks together on test cases, if asked for
 
 So a fold can run on another machine, and a repeated command skips what is done and resumes what was interrupted.
@@ -59,28 +60,35 @@ def run_logged(command: list[str], log: Path) -> int:
                               preexec_fn=end_with_parent).returncode
 
 
-def run_fold(plan: CrossValidation, seed: int, fold: int, run: Run = run_logged) -> None:
-    """Train and evaluate a fold, as far as that is not done yet.
+def run_fold(plan: CrossValidation, seed: int | None, fold: int, run: Run = run_logged) -> None:
+    """Train and evaluate a fold, as far as that is not done yet; without a seed, evaluate the networks of all as one.
 
     Raises:
-        UserError: the fold's folder holds a run of other settings, or a process failed: names fold, log and exit code.
+        UserError: the fold's folder holds a run of other settings, a process failed: names fold, log and exit code; or
+            without a seed, one of them is not trained.
     """
-    _train(plan, seed, fold, run)
-    split = plan.fold_folder(seed, fold) / "val.csv"
-    _evaluate(plan, _evaluation(plan, [(seed, fold)], read_split(split)), plan.data_path, split,
-              plan.evaluation_folder(seed, fold), f"seed {seed}, fold {fold} of {len(plan.folds)}",
+    members = plan.members(seed, fold)
+    if seed is not None:
+        _train(plan, seed, fold, run)
+    elif missing := [str(one) for one, _ in members if not _is_trained(plan, one, fold)]:
+        raise UserError(f"--together: fold {fold} of seed {', '.join(missing)} is not trained in {plan.output}, "
+                        "expected that of every seed; train it first")
+    split = plan.fold_folder(members[0][0], fold) / "val.csv"
+    _evaluate(plan, _evaluation(plan, members, read_split(split)), plan.data_path, split,
+              plan.evaluation_folder(seed, fold), f"{plan.title_of(seed)}, fold {fold} of {len(plan.folds)}",
               plan.log_of(seed, fold, "eval"), run, _advice(plan, seed, fold))
 
 
-def is_finished(plan: CrossValidation, seed: int, fold: int) -> bool:
-    """Whether a fold is trained, and evaluated in the way that is asked for.
+def is_finished(plan: CrossValidation, seed: int | None, fold: int) -> bool:
+    """Whether a fold is trained, and evaluated in the way that is asked for; without a seed, that of all together.
 
     Raises:
         UserError: the fold's folder holds a run of other settings.
     """
-    if not _is_trained(plan, seed, fold):
+    members = plan.members(seed, fold)
+    if not all(_is_trained(plan, *member) for member in members):
         return False
-    wanted = _evaluation(plan, [(seed, fold)], plan.fold_names(fold)[1])
+    wanted = _evaluation(plan, members, plan.fold_names(fold)[1])
     return _is_evaluated(plan.evaluation_folder(seed, fold), wanted)
 
 
@@ -158,7 +166,9 @@ def _is_trained(plan: CrossValidation, seed: int, fold: int) -> bool:
     return "sha256" in read_json_or_nothing(folder / TRAINED_NAME)
 
 
-def _advice(plan: CrossValidation, seed: int, fold: int) -> str:
+def _advice(plan: CrossValidation, seed: int | None, fold: int) -> str:
+    if seed is None:
+        return ""
     return (f", an interrupted training resumes. To change the recipe, delete {plan.fold_folder(seed, fold)} first, or "
             "choose another --output_dir if other folds are trained already")
 

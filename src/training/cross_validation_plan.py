@@ -39,6 +39,8 @@ class CrossValidation:
         checkpoint: which one of a run is evaluated, of `CHECKPOINTS`. By default the last: the best one is chosen by
             the Dice of the very cases that are scored here, so its scores are too good.
         eval_changes: KEY=VALUE for `eval.py`.
+        together: evaluate each fold by the mean of its networks of all seeds, too. Where a method takes a seed, None
+            stands for them.
     """
 
     data_path: Path
@@ -52,22 +54,35 @@ class CrossValidation:
     device: tuple[str, ...] = ()
     checkpoint: str = "last"
     eval_changes: tuple[str, ...] = ()
+    together: bool = False
 
     @property
     def folds(self) -> range:
         return range(self.recipe.folds)
 
-    def seed_folder(self, seed: int) -> Path:
-        return self.output / f"seed{seed}"
+    def seed_folder(self, seed: int | None) -> Path:
+        return self.output / ("together" if seed is None else f"seed{seed}")
 
-    def fold_folder(self, seed: int, fold: int) -> Path:
+    def fold_folder(self, seed: int | None, fold: int) -> Path:
         return self.seed_folder(seed) / f"fold{fold}"
 
-    def evaluation_folder(self, seed: int, fold: int) -> Path:
+    def evaluation_folder(self, seed: int | None, fold: int) -> Path:
         return self.fold_folder(seed, fold) / "out_of_fold"
 
-    def log_of(self, seed: int, fold: int, step: str) -> Path:
+    def log_of(self, seed: int | None, fold: int, step: str) -> Path:
         return self.seed_folder(seed) / f"fold{fold}-{step}.log"
+
+    @property
+    def groups(self) -> tuple[int | None, ...]:
+        """What is evaluated out of fold: each seed, and with `together` None."""
+        return (*self.seeds, None) if self.together else self.seeds
+
+    def members(self, seed: int | None, fold: int) -> list[tuple[int, int]]:
+        """(seed, fold) of the runs whose networks predict a fold."""
+        return [(one, fold) for one in (self.seeds if seed is None else (seed,))]
+
+    def title_of(self, seed: int | None) -> str:
+        return f"mean of seeds {', '.join(map(str, self.seeds))}" if seed is None else f"seed {seed}"
 
     def fold_recipe(self, seed: int, fold: int) -> EasyDict:
         """The recipe of a fold's run."""
@@ -97,7 +112,7 @@ def plan_cross_validation(data_path: Path, split_path: Path, output: Path, recip
         data_path, split_path, output, recipe_name, seeds: see `CrossValidation`.
         config, changes: changes of the recipe, see `load_recipe`; but for `fold` and `seed`.
         folds: in place of the recipe's; 2 at least.
-        options: `device`, `checkpoint` and `eval_changes` of `CrossValidation`.
+        options: `device`, `checkpoint`, `eval_changes` and `together` of `CrossValidation`.
 
     Raises:
         UserError: a wrong setting, early stopping, a missing folder, fewer cases than folds, or a seed twice.
@@ -120,6 +135,9 @@ def plan_cross_validation(data_path: Path, split_path: Path, output: Path, recip
                                       "keep_checkpoint_max": keep})
     if len(set(seeds)) != len(seeds) or not seeds:
         raise UserError(f"--seeds: found {', '.join(map(str, seeds)) or 'none'}, expected each once, and one at least")
+    if options.get("together") and len(seeds) < 2:
+        raise UserError(f"--together: found one seed, {seeds[0]}, expected several whose networks to average; give "
+                        "--seeds 1,2")
     if not data_path.is_dir():
         raise UserError(f"--data_path {data_path}: no such folder; give the one that train.py takes")
     plan = CrossValidation(data_path.absolute(), split_path.absolute(), tuple(read_split(split_path)),

@@ -15,11 +15,13 @@ from src.data.augment import (
     Augmentation,
     random_displacement,
 )
+from src.data.augment_intensity import add_noise
+from src.data.augment_space import affine_matrix, resample, source_positions
 from src.overrides import load_recipe
 
 SLICES = (1.0, 1.0, 3.0)
 SHAPE = (96, 96, 32)  # 96 mm along each axis with SLICES
-OTHERS = ("mirror_axes", "scale_range")
+OTHERS = ("mirror_axes", "scale_range", "spacing")
 ALL = {field.name: 1.0 for field in dataclasses.fields(Augmentation) if field.name not in OTHERS}
 AFFINE = Augmentation(rotate=1, scale=1, shift=1)
 SPACE = Augmentation(deform=1, rotate=1, scale=1, shift=1)
@@ -117,7 +119,49 @@ def test_from_recipe_takes_every_key():
     recipe = load_recipe(overrides=[*(f"aug_{name}={share}" for name, share in shares.items()), "mirror_axes=xz",
                                     "aug_scale_range=0.2"])
     found = Augmentation.from_recipe(recipe)
-    assert dataclasses.asdict(found) == {**shares, "scale_range": 0.2, "mirror_axes": (0, 2)}
+    assert dataclasses.asdict(found) == {**shares, "scale_range": 0.2, "mirror_axes": (0, 2), "spacing": None}
+
+
+def test_spacing_stands_in_for_what_headers_have_lost():
+    """With `aug_spacing` every change is the one of voxels of that size, whatever the header says."""
+    image, label = case()
+    plain, told = (Augmentation.from_recipe(load_recipe(overrides=[f"aug_{name}=1" for name in ALL] + more))
+                   for more in ([], ["aug_spacing=[1,1,3]"]))
+    for seed in range(3):
+        expected = plain(image, label, np.random.default_rng(seed), SLICES)
+        found = told(image, label, np.random.default_rng(seed), (1.0, 1.0, 1.0))
+        assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
+        assert not np.array_equal(found[0], plain(image, label, np.random.default_rng(seed), (1.0, 1.0, 1.0))[0])
+
+
+def test_stretching_has_a_factor_for_each_axis():
+    """A box's edges change by factors of their own, all within the range; axes stay where they were."""
+    augmentation = Augmentation(stretch=1, scale_range=0.3)
+    box = np.zeros((48, 48, 48), np.uint8)
+    box[12:36, 12:36, 12:36] = 1
+    ratios = []
+    for seed in range(24):
+        new = augmentation(box.astype(np.float32), box, np.random.default_rng(seed), SLICES)[1]
+        edges = [np.count_nonzero(new.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+        assert new.sum() / np.prod(edges) > 0.98  # still a box; the edges lose some voxels to interpolation
+        ratios.append(24 / np.array(edges))
+    ratios = np.array(ratios)
+    assert 0.68 < ratios.min() < 0.8 and 1.2 < ratios.max() < 1.36  # whole voxels: 18 of 18.5
+    assert np.abs(np.corrcoef(ratios.T)[np.triu_indices(3, 1)]).max() < 0.6
+
+
+def test_stretching_changes_no_other_draw():
+    """At probability 0 nothing is drawn for it: seeds of before it existed give what they gave."""
+    image, label = case()
+    found = Augmentation(rotate=1, noise=1)(image, label, np.random.default_rng(3), SLICES)[0]
+    rng = np.random.default_rng(3)
+    rng.random(4)
+    angles = np.deg2rad(rng.uniform(-15, 15, 3))
+    positions = source_positions(image.shape, affine_matrix(angles, 1.0, SLICES), np.zeros(3))
+    moved_image = resample(image, label, positions, float(image.min()))[0]
+    rng.random(2)  # histogram, noise
+    expected = add_noise(moved_image, rng.uniform(0.0, 0.1), rng)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("augmentation", [AFFINE, SPACE])

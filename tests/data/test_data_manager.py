@@ -166,6 +166,7 @@ def test_from_config():
     manager = DataManager.from_config(config)
     assert (manager.spacing, manager.volume_size) == ((1, 1, 1.5), (128, 128, 64))
     assert manager.normalise_direction and manager.intensity_percentiles == (1, 99)
+    assert (manager.classes, manager.whole, manager.zoom_ml) == (2, False, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,7 @@ def test_a_part_of_the_cases_can_be_scored_and_the_rest_is_named(bins, tmp_path,
 @pytest.mark.parametrize(("name", "changes", "message"), [
     (RECIPE, ["patches=true"], "has patches=true"),
     (RECIPE, ["tta=xy"], "has tta=xy"),
+    (RECIPE, ["zoom_ml=12.5"], "has zoom_ml=12.5, further looks"),
     ("unet2d_em", [], "has pictures"),
     ("unet3d_brain", [], "has volumes of several channels")])
 def test_what_is_not_one_block_a_case_is_refused(tmp_path, name, changes, message):

@@ -9,11 +9,13 @@ from src import collectives
 from src.backend import Backend
 from src.data import Case
 from src.data.data_manager import DataManager
+from src.data.geometry import Geometry
 from src.errors import DataError, UserError
 from src.inference.evaluate import ValidationSet, evaluate_cases, load_native, segment
 from src.inference.postprocess import Postprocess
 from src.inference.sliding_window import WindowPredictor
 from src.metrics.promise12 import region_metrics
+from tests.data.helpers import write_case
 from tests.inference.helpers import (
     GRID,
     MANAGER,
@@ -22,9 +24,12 @@ from tests.inference.helpers import (
     bright,
     bright_case,
     bright_halves,
+    bright_volume,
     not_a_number,
     nothing,
 )
+
+LARGE = Geometry((70, 56, 44), (1.0, 1.25, 1.5), (-12.5, 3.25, 40.0))
 
 
 @pytest.fixture
@@ -146,6 +151,61 @@ def test_ranks_share_the_cases_and_give_the_same_rows(cases, tmp_path, monkeypat
                                                                                            ["Case01"]]
     assert [[case.image is not None for case in validation.cases] for validation in validations] == [[True, False],
                                                                                                      [False]]
+
+
+def test_further_looks_are_at_what_the_one_before_found(tmp_path):
+    """Off its centre and eight times as large as asked for: the last block has it in its middle, at half the size."""
+    image, label = bright_volume(LARGE, (16, 15, 14))
+    image, label = (np.roll(array, (14, -12, 8), axis=(0, 1, 2)) for array in (image, label))
+    case = write_case(tmp_path, "Case00", image, label, LARGE)
+    asked = 4 / 3 * np.pi * 16 * 15 * 14 / 8 / 1000
+    manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=asked)
+    predictor = bright()
+    (row,) = evaluate_cases(predictor, manager, [case])
+    first, second, third = predictor.blocks
+    np.testing.assert_array_equal(first, manager.load(case).image)
+    for block in (second, third):
+        assert np.argwhere(block > 1).mean(axis=0) == pytest.approx([15.5] * 3, abs=0.7)
+    # What is brighter than 1 differs by look, since each has a z-score of its own.
+    assert np.count_nonzero(third > 1) * 1.5**3 / 1000 == pytest.approx(asked, rel=0.15)
+    (once,) = evaluate_cases(bright(), DataManager((1.5, 1.5, 1.5), (32, 32, 32)), [case])
+    assert once["dice"] < 0.9 < row["dice"], "the centre block does not hold all of it"
+    assert ValidationSet(manager, [case]).run(bright()).per_case == {"Case00": row["dice"]}
+
+
+def test_the_last_look_counts_and_an_empty_one_ends_it(cases):
+    manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=1.0)
+
+    def answers(*functions):
+        left = list(functions)
+        return FunctionPredictor(lambda image: left.pop(0)(image))
+
+    def somewhere(image):
+        answer = np.zeros_like(image)
+        answer[12:20, 12:20, 12:20] = 1
+        return answer
+
+    predictor = answers(somewhere, somewhere, np.ones_like)
+    assert segment(predictor, manager, load_native(cases[0], manager)).any() and len(predictor.blocks) == 3
+    predictor = answers(np.zeros_like)
+    assert not segment(predictor, manager, load_native(cases[0], manager)).any() and len(predictor.blocks) == 1
+    predictor = answers(somewhere, np.zeros_like)
+    assert not segment(predictor, manager, load_native(cases[0], manager)).any() and len(predictor.blocks) == 2
+
+
+def test_nothing_to_see_around_the_first_answer(tmp_path):
+    image = np.zeros(GRID.size, np.int16)
+    image[:6] = 500 + np.arange(28)[:, None]
+    case = write_case(tmp_path, "Case07", image, (image > 0).astype(np.uint8), GRID)
+    manager = DataManager((1.0, 1.25, 1.5), (32, 32, 32), zoom_ml=0.3)
+
+    def at_the_dark_end(block):
+        answer = np.zeros_like(block)
+        answer[26:29, 14:18, 14:18] = 1
+        return answer
+
+    with pytest.raises(DataError, match="Case07: around what the look before found: no contrast"):
+        evaluate_cases(FunctionPredictor(at_the_dark_end), manager, [case])
 
 
 @pytest.fixture

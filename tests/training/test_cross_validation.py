@@ -183,6 +183,7 @@ def test_results_of_another_machine_need_no_checkpoints(given, processes):
     ({"folds": None, "changes": ["folds=1"]}, "expected at least 2 folds"),
     ({"changes": ["early_stopping=3"]}, "'early_stopping': found 3, expected 0.*by the Dice of the very cases"),
     ({"seeds": [1, 1]}, "each once"),
+    ({"together": True}, "--together: found one seed, 1, expected several"),
     ({"seeds": [-1]}, "'seed': found -1"),
 ])  # fmt: skip
 def test_wrong_settings_are_found_before_anything_runs(given, options, message):
@@ -254,6 +255,29 @@ def test_ensemble_of_all_networks(given, processes, tmp_path):
     (tmp_path / "test.csv").write_text("Case98.mhd\n")
     run_ensemble(plan, tmp_path / "test.csv")
     assert len(processes.calls) == count + 1
+
+
+def test_networks_of_all_seeds_together_predict_the_fold_they_were_not_trained_on(given, processes):
+    plan = plan_of(given, folds=2, seeds=[0, 4], eval_changes=("tta=x",), together=True)
+    with pytest.raises(UserError, match="fold 1 of seed 0, 4 is not trained in .*/cv, expected that of every seed"):
+        run_fold(plan, None, 1)
+    run_all(plan)
+    count = len(processes.calls)
+    for fold in plan.folds:
+        run_fold(plan, None, fold)
+    assert processes.scripts()[count:] == ["eval.py", "eval.py"]
+    runs = [given["output"] / f"seed{seed}" / "fold1" for seed in (0, 4)]
+    assert processes.calls[-1][1] == [
+        "--ckpt_path", *(str(run / "ckpt" / "checkpoint_vnet-10_3.ckpt") for run in runs),
+        "--data_path", str(given["data_path"]), "--eval_split_file_path", str(runs[0] / "val.csv"),
+        "--output_dir", str(given["output"] / "together" / "fold1" / "out_of_fold"), "--set", "tta=x"]
+    assert is_finished(plan, None, 1)
+    run_fold(plan, None, 1)
+    assert len(processes.calls) == count + 2, "what is done is skipped"
+    shutil.rmtree(plan.fold_folder(4, 1))
+    assert not is_finished(plan, None, 1)
+    run_fold(plan, 4, 1)
+    assert not is_finished(plan, None, 1), "another network than the one that was evaluated"
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best"])
