@@ -23,8 +23,6 @@ vnet_cfg = EasyDict(
         "dstRes": [1.0, 1.0, 1.5],  # mm, (x, y, z)
         "VolSize": [128, 128, 64],  # voxels, (x, y, z)
         "intensity_percentiles": [0.0, 100.0],  # mapped to [0, 1]; [0.5, 99.5] tames spikes
-        "zoom_ml": 0.0,  # ml that the foreground is scaled to for a second and a third look; 0: one look
-        "zoom_share": 0.5,  # of the training samples, cut out and scaled like that by their labels; with zoom_ml
         "patches": False,  # train on random blocks of the whole volume, predict by sliding window; else a centre block
         "patches_per_case": 1,  # each epoch
         "foreground_share": 0.33,  # of the patches, placed so that they hold a foreground voxel of a random class
@@ -83,6 +81,7 @@ vnet_cfg = EasyDict(
         # Prediction
         "window_overlap": 0.5,  # of neighbouring windows, share of their edge; with patches
         "tta": "none",  # mirror axes whose copies are predicted as well and averaged: any of x, y, z, or none
+        "zoom_ml": 0.0,  # ml that the foreground is scaled to for a second and a third look; 0: one look
         "threshold": 0.5,  # probability above which a voxel is foreground, of two classes
         "largest_component": True,  # keep only the largest connected component of the foreground
         "scoring": "promise12",  # further tables of an evaluation: promise12, or none

@@ -34,7 +34,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "parallel": ("pipeline", "data"),
     "pipeline_split": ("auto", *map(str, range(1, UNET3D_BLOCKS))),
 }
-_SHARES = ("foreground_share", "zoom_share", "aug_deform", "aug_histogram", "aug_rotate", "aug_scale", "aug_stretch",
+_SHARES = ("foreground_share", "aug_deform", "aug_histogram", "aug_rotate", "aug_scale", "aug_stretch",
            "aug_shift", "aug_mirror", "aug_noise", "aug_blur", "aug_brightness", "aug_contrast", "aug_gamma",
            "aug_low_resolution", "aug_bias")
 _POSITIVE = ("folds", "base_channels", "batch_size", "epochs", "save_every", "keep_checkpoint_max", "loss_scale",

@@ -12,7 +12,7 @@ from src.data.case_files import read_case
 from src.data.geometry import Geometry
 from src.data.resampling import class_fractions, half_filled, largest_class, resample
 from src.data.volume_files import write_volume
-from src.data.zoom import View, view_of
+from src.data.zoom import View
 from src.errors import DataError, UserError
 
 
@@ -28,7 +28,6 @@ class Sample:
         native: grid of the volume on disk.
         cropped_foreground: share of the label's foreground voxels that lie outside the block, 0 to 1.
         foreground_ml: volume of the label's foreground, all classes above 0, on the native grid, millilitres.
-        zoomed: with `zoom_ml`, and where the label has foreground, the same case as the second look sees it.
     """
 
     case_id: str
@@ -38,7 +37,6 @@ class Sample:
     native: Geometry
     cropped_foreground: float = 0.0
     foreground_ml: float = 0.0
-    zoomed: "Sample | None" = None
 
 
 class DataManager:
@@ -52,11 +50,13 @@ class DataManager:
         classes: of labels and probabilities, background included.
         whole: keep the whole volume, padded to at least `volume_size`, in place of its centre block; `patches` in the
             config.
-        zoom_ml: millilitres that the foreground is scaled to for a further look, see `zoom.py`; 0 for none.
+        zoom_ml: millilitres that the foreground is scaled to for further looks, see `zoom.py`; 0 for none.
 
     Raises:
         UserError: a value makes no sense.
     """
+
+    zoom_ml = 0.0  # of the managers of other data sets, which take one look
 
     def __init__(
         self,
@@ -130,36 +130,35 @@ class DataManager:
             if self.whole:
                 raise DataError([f"no contrast in the volume at {self.spacing} mm; check the image, or make dstRes "
                                  "smaller"])
-            raise DataError([f"no contrast in the centre block of {self.volume_size} voxels at {self.spacing} mm; "
-                             "check the image, or enlarge VolSize"])
+            raise DataError([f"no contrast in the {'centre ' if view is None else ''}block of {self.volume_size} "
+                             f"voxels at {self.spacing} mm; check the image, or enlarge VolSize"])
         mean = float(foreground.mean(dtype=np.float64))
         return ((block - np.float32(mean)) / np.float32(deviation)).astype(np.float32), block_grid
 
-    def label_fraction(self, label: np.ndarray, native: Geometry, view: View | None = None) -> np.ndarray:
+    def label_fraction(self, label: np.ndarray, native: Geometry) -> np.ndarray:
         """Resample a label linearly onto the block.
 
         Args:
             label: (x, y, z) of 0 .. classes - 1.
             native: its grid.
-            view: see `preprocess`.
 
         Returns:
             With two classes the share of each voxel that is foreground, (X, Y, Z) float32 from 0 to 1; with more the
             shares of all classes, (C, X, Y, Z) float32, which sum to 1.
         """
-        block = self.block_geometry(native, view)
+        block = self.block_geometry(native)
         if self.classes == 2:
             return resample((label > 0.5).astype(np.float32), native, block)
         return class_fractions(label, native, block, self.classes)
 
-    def preprocess_label(self, label: np.ndarray, native: Geometry, view: View | None = None) -> np.ndarray:
+    def preprocess_label(self, label: np.ndarray, native: Geometry) -> np.ndarray:
         """Resample a label onto the block, each voxel to the class that fills most of it; (X, Y, Z) uint8.
 
         Voxels that are foreground by exactly one half count as foreground: they are common when spacings are multiples
         of each other, and counting them out shrinks thin structures. With more than two classes a foreground class
         that fills as much of a voxel as the background has it in the same way; see `resampling.largest_class`.
         """
-        fraction = self.label_fraction(label, native, view)
+        fraction = self.label_fraction(label, native)
         return half_filled(fraction) if self.classes == 2 else largest_class(fraction)
 
     def read_preprocessed(self, case: Case) -> tuple[np.ndarray, np.ndarray | None, Geometry, np.ndarray, Geometry]:
@@ -181,18 +180,14 @@ class DataManager:
         Raises:
             DataError: every problem of the case, each beginning with the case id.
         """
-        image, label, native, block_image, block = self.read_preprocessed(case)
+        _, label, native, block_image, block = self.read_preprocessed(case)
         if label is None:
             return Sample(case.case_id, block_image, None, block, native)
         points = native.index_to_point(np.argwhere(label))
         cropped = float(1 - block.contains(points).mean()) if len(points) else 0.0
         millilitres = len(points) * native.voxel_volume / 1000
-        zoomed = None
-        if self.zoom_ml and (view := view_of(label, native, self.zoom_ml)) is not None:
-            near, grid = self.preprocess(image, native, view)
-            zoomed = Sample(case.case_id, near, self.preprocess_label(label, native, view), grid, native)
         return Sample(case.case_id, block_image, self.preprocess_label(label, native), block, native, cropped,
-                      millilitres, zoomed)
+                      millilitres)
 
     def load_label(self, case: Case) -> Sample:
         """Read and preprocess the label of a case; other data sets leave the image out, for a rank without need of it.

@@ -69,7 +69,6 @@ class BatchLoader:
         augmentation: of each sample; None for none.
         patches: how patches are cut out of the samples, which are whole volumes then; None takes samples as they are.
         weights: the samples' probabilities, (samples,) with a sum of 1; None draws each once an epoch.
-        zoom_share: how often a sample that has one is taken as its `zoomed`.
 
     Raises:
         ValueError: no samples, a sample without label, or not as many weights as samples.
@@ -77,7 +76,7 @@ class BatchLoader:
 
     def __init__(self, samples: Sequence[Sample] | StreamedSamples, batch_size: int, seed: int, rank: int = 0,
                  world_size: int = 1, augmentation: Augmentation | SliceAugmentation | None = None,
-                 patches: PatchSampler | None = None, weights: np.ndarray | None = None, zoom_share: float = 0.0):
+                 patches: PatchSampler | None = None, weights: np.ndarray | None = None):
         if not samples:
             raise ValueError("training samples: found none, expected at least one")
         if weights is not None and len(weights) != len(samples):
@@ -91,7 +90,6 @@ class BatchLoader:
         self.augmentation = augmentation
         self.patches = patches
         self.weights = weights
-        self.zoom_share = zoom_share
         self._foreground: dict[int, list[np.ndarray]] = {}
         self._ahead: tuple[int, Future[Batch]] | None = None  # an epoch and its first batch
         self._executor: ThreadPoolExecutor | None = None
@@ -169,8 +167,6 @@ class BatchLoader:
     def _make_sample(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return one sample's image and label, as they are, or a patch of them, augmented or not."""
         sample = self.samples[index]
-        if sample.zoomed is not None and rng.random() < self.zoom_share:
-            sample = sample.zoomed
         image, label = sample.image, sample.label
         if label is None:
             raise ValueError(f"case {sample.case_id}: no label, and training needs one")

@@ -161,8 +161,7 @@ def build_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict, 
     samples = StreamedSamples(cases, load) if _is_streamed(recipe) else [load(case) for case in cases]
     return BatchLoader(samples, recipe.batch_size * recipe.get("micro_batches", 1), recipe.seed, rank, world_size,
                        augmentation=Augmentation.from_recipe(recipe) if recipe.get("augment", False) else None,
-                       patches=PatchSampler.from_recipe(recipe) if recipe.get("patches", False) else None,
-                       zoom_share=recipe.get("zoom_share", 0.0))
+                       patches=PatchSampler.from_recipe(recipe) if recipe.get("patches", False) else None)
 
 
 def _build_slice_loader(manager: DataManager, cases: Sequence[Case], recipe: EasyDict,

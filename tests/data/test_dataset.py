@@ -234,25 +234,6 @@ def test_an_error_in_the_loader_thread_is_raised_and_the_thread_ends():
     assert set(threading.enumerate()) <= set(before)
 
 
-@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.3, 20, 50), (1.0, 90, 90)])
-def test_a_share_of_the_samples_is_zoomed(share, least, most):
-    """Of those that have such a sample; the same ones for every split over ranks."""
-    samples = make_samples(4)
-    near = [dataclasses.replace(sample, image=sample.image + 100) for sample in samples]
-    samples = [dataclasses.replace(sample, zoomed=other) for sample, other in zip(samples[:3], near[:3], strict=True)]
-
-    def images(rank=0, world_size=1):
-        loader = BatchLoader(samples, 2 // world_size, 1, rank, world_size, zoom_share=share)
-        return [batch.image for epoch in range(30) for batch in loader.epoch(epoch)]
-
-    found = np.concatenate(images())
-    first = np.arange(30) * 4  # three samples fill two batches of two; the fourth place repeats one
-    kept = np.concatenate([found[first], found[first + 1], found[first + 2]])
-    assert least <= np.count_nonzero(kept.mean(axis=(1, 2, 3, 4)) > 50) <= most
-    both = [np.concatenate(pair) for pair in zip(images(0, 2), images(1, 2), strict=True)]
-    assert np.array_equal(np.concatenate(both), found)
-
-
 def test_weights_decide_how_often_a_sample_is_drawn():
     samples = make_samples(10, shape=(1, 1, 1))
     weights = np.array([0.5, 0.3, 0.2, *[0] * 7])
