@@ -81,7 +81,7 @@ vnet_cfg = EasyDict(
         # Prediction
         "window_overlap": 0.5,  # of neighbouring windows, share of their edge; with patches
         "tta": "none",  # mirror axes whose copies are predicted as well and averaged: any of x, y, z, or none
-        "zoom_ml": 0.0,  # ml that the foreground is scaled to for a second and a third look; 0: one look
+        "zoom_ml": 0.0,  # ml that the foreground is scaled to for two further looks, all three averaged; 0: one look
         "threshold": 0.5,  # probability above which a voxel is foreground, of two classes
         "largest_component": True,  # keep only the largest connected component of the foreground
         "scoring": "promise12",  # further tables of an evaluation: promise12, or none

@@ -10,8 +10,8 @@ The model's answer is the probability of the foreground (N, X, Y, Z), or of C > 
 Of a recipe with `patches` the model takes one window of VolSize voxels, and `recipe.json` says how windows are blended.
 Of one with `tta` its `postprocessing` has `mirrors`, the axes: the answer to a block is the mean over its 2^k mirrored
 copies, each mirrored back.
-Of one with `zoom_ml` its `preprocessing` has it: the model is asked again, at the foreground of its answer, see
-src/data/zoom.py.
+Of one with `zoom_ml` its `preprocessing` has it: the model is asked twice more, at the foreground of the answer before,
+and the three answers are averaged on the volume's own grid; see src/data/zoom.py.
 A model of pictures takes (N, channels, H, W), slices one by one, and answers (N, H, W). Its `preprocessing` names the
 `task`, whose module in src/data says what happens to intensities and size. Without a data folder to take a case from,
 its golden case is a generated picture, and `recipe.json` says so.

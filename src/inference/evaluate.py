@@ -90,16 +90,17 @@ def load_native(case: Case, manager: DataManager, need_label: bool = False) -> N
 def predict_native(predictor: Predictor, manager: DataManager, case: NativeCase) -> np.ndarray:
     """Return the case's probability (x, y, z), or (C, x, y, z), float32 on its own grid; 0 outside its region.
 
-    With the recipe's `zoom_ml`, what the last of three looks says: the second and third are at the foreground of the
-    one before, see `data/zoom.py`. Where a look finds no foreground its answer stands.
+    With the recipe's `zoom_ml` it is the mean of three looks: the second and third are at the foreground of the one
+    before, see `data/zoom.py`. A look that finds no foreground is the last.
 
     Raises:
         UserError: the network's probability is not finite, see `require_finite`.
         DataError: the image has no contrast where a further look goes.
     """
-    native = _look(predictor, manager, case, case.block_image, case.block)
+    look = _look(predictor, manager, case, case.block_image, case.block)
+    total, count = look, 1
     for _ in range(FURTHER_LOOKS if manager.zoom_ml else 0):
-        view = view_of(DEFAULT_POSTPROCESS.mask(native), case.native, manager.zoom_ml)
+        view = view_of(DEFAULT_POSTPROCESS.mask(look), case.native, manager.zoom_ml)
         if view is None:
             break
         assert case.image is not None  # kept for recipes with zoom_ml
@@ -108,7 +109,9 @@ def predict_native(predictor: Predictor, manager: DataManager, case: NativeCase)
         except DataError as error:
             raise DataError([f"{case.case_id}: around what the look before found: {problem}"
                              for problem in error.problems]) from None
-        native = _look(predictor, manager, case, block_image, block)
+        look = _look(predictor, manager, case, block_image, block)
+        total, count = total + look, count + 1
+    native = total / np.float32(count) if count > 1 else total
     return native if case.region is None else native * case.region.astype(native.dtype)
 
 

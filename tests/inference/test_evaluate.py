@@ -11,7 +11,7 @@ from src.data import Case
 from src.data.data_manager import DataManager
 from src.data.geometry import Geometry
 from src.errors import DataError, UserError
-from src.inference.evaluate import ValidationSet, evaluate_cases, load_native, segment
+from src.inference.evaluate import ValidationSet, evaluate_cases, load_native, predict_native, segment
 from src.inference.postprocess import Postprocess
 from src.inference.sliding_window import WindowPredictor
 from src.metrics.promise12 import region_metrics
@@ -173,24 +173,29 @@ def test_further_looks_are_at_what_the_one_before_found(tmp_path):
     assert ValidationSet(manager, [case]).run(bright()).per_case == {"Case00": row["dice"]}
 
 
-def test_the_last_look_counts_and_an_empty_one_ends_it(cases):
+def test_looks_are_averaged_and_an_empty_one_is_the_last(cases):
     manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=1.0)
+    loaded = load_native(cases[0], manager)
 
-    def answers(*functions):
-        left = list(functions)
-        return FunctionPredictor(lambda image: left.pop(0)(image))
-
-    def somewhere(image):
-        answer = np.zeros_like(image)
-        answer[12:20, 12:20, 12:20] = 1
+    def middle(probability):
+        def answer(image):
+            block = np.zeros_like(image)
+            block[12:20, 12:20, 12:20] = probability
+            return block
         return answer
 
-    predictor = answers(somewhere, somewhere, np.ones_like)
-    assert segment(predictor, manager, load_native(cases[0], manager)).any() and len(predictor.blocks) == 3
-    predictor = answers(np.zeros_like)
-    assert not segment(predictor, manager, load_native(cases[0], manager)).any() and len(predictor.blocks) == 1
-    predictor = answers(somewhere, np.zeros_like)
-    assert not segment(predictor, manager, load_native(cases[0], manager)).any() and len(predictor.blocks) == 2
+    def mean_of(*functions):
+        left = list(functions)
+        predictor = FunctionPredictor(lambda image: left.pop(0)(image))
+        probability = predict_native(predictor, manager, loaded)
+        return probability[15, 14, 10], len(predictor.blocks)
+
+    def never(image):
+        raise AssertionError("one look too many")
+
+    assert mean_of(middle(1.0), middle(0.8), middle(0.6)) == (pytest.approx(0.8), 3)
+    assert mean_of(middle(0.9), middle(0.3), never) == (pytest.approx(0.6), 2)
+    assert mean_of(middle(0.4), never) == (pytest.approx(0.4), 1)
 
 
 def test_nothing_to_see_around_the_first_answer(tmp_path):
