@@ -13,12 +13,7 @@ from src.config import DEFAULT_RECIPE
 from src.errors import UserError, entry_point
 from src.log import setup_logging
 from src.training.cross_validation import run_ensemble, run_fold
-from src.training.cross_validation_plan import (
-    CHECKPOINTS,
-    check_pretrained,
-    check_test_split,
-    plan_cross_validation,
-)
+from src.training.cross_validation_plan import CHECKPOINTS, check_pretrained, check_test_split, plan_cross_validation
 from src.training.out_of_fold import collect
 
 logger = logging.getLogger("cross_validate")
@@ -68,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     check_pretrained(plan, args.only or plan.folds)
     setup_logging(plan.output / "cross_validate.log")
     for seed in plan.groups:
+        if seed is None:  # the seeds have their tables, whatever becomes of their networks' mean
+            collect(plan)
         for fold in args.only or plan.folds:
             run_fold(plan, seed, fold)
     if collect(plan) is not None and args.test_split_file_path:

@@ -109,6 +109,9 @@ def _check_vnet(recipe: Mapping[str, Any], require: Callable[[bool, str, str], N
     require(0 <= low < high <= 100, "intensity_percentiles", "two rising percentiles between 0 and 100")
     # Four halvings in the network; a block that does not divide would come back smaller than it went in.
     require(all(n > 0 and n % 16 == 0 for n in recipe["VolSize"]), "VolSize", "multiples of 16")
+    block_ml = math.prod(map(math.prod, zip(recipe["VolSize"], recipe["dstRes"], strict=True))) / 1000
+    require(recipe["zoom_ml"] < block_ml, "zoom_ml", f"less than the {block_ml:g} ml of a block, in which the "
+            "foreground is to lie")
     # Batch norm at the bottom, 16 times smaller, needs two values a channel: of one, the variance is not defined
     # (MindSpore's moving variance becomes NaN).
     bottom = recipe["batch_size"] * math.prod(n // 16 for n in recipe["VolSize"])

@@ -120,7 +120,7 @@ class DataManager:
             Block (X, Y, Z) float32, and the block's grid, see `block_geometry`.
 
         Raises:
-            DataError: the image has no contrast, so it cannot be scaled.
+            DataError: the image has no contrast in the block, so it cannot be scaled.
         """
         block_grid = self.block_geometry(native, view)
         block = resample(self._rescale(image), native, block_grid)
@@ -130,8 +130,8 @@ class DataManager:
             if self.whole:
                 raise DataError([f"no contrast in the volume at {self.spacing} mm; check the image, or make dstRes "
                                  "smaller"])
-            raise DataError([f"no contrast in the {'centre ' if view is None else ''}block of {self.volume_size} "
-                             f"voxels at {self.spacing} mm; check the image, or enlarge VolSize"])
+            raise DataError([f"no contrast in the centre block of {self.volume_size} voxels at {self.spacing} mm; "
+                             "check the image, or enlarge VolSize"])
         mean = float(foreground.mean(dtype=np.float64))
         return ((block - np.float32(mean)) / np.float32(deviation)).astype(np.float32), block_grid
 

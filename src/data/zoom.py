@@ -39,9 +39,12 @@ def view_of(mask: np.ndarray, grid: Geometry, millilitres: float) -> View | None
     Returns:
         The view; None of a mask without foreground.
     """
-    index = np.argwhere(mask)
-    if not len(index):
+    # By axis: the indices of all voxels of a large mask would take many times its memory.
+    profiles = [np.count_nonzero(mask, axis=others) for others in ((1, 2), (0, 2), (0, 1))]
+    count = int(profiles[0].sum())
+    if not count:
         return None
-    volume = len(index) * grid.voxel_volume / 1000
-    x, y, z = grid.index_to_point(index.mean(axis=0)).tolist()
-    return View((x, y, z), float(np.clip(np.cbrt(volume / millilitres), *SCALES)))
+    index = np.array([profile @ np.arange(len(profile)) / count for profile in profiles])
+    x, y, z = grid.index_to_point(index).tolist()
+    scale = np.cbrt(count * grid.voxel_volume / 1000 / millilitres)
+    return View((x, y, z), float(np.clip(scale, *SCALES)))

@@ -87,28 +87,29 @@ def load_native(case: Case, manager: DataManager, need_label: bool = False) -> N
     return NativeCase(case.case_id, image, label, native, block_image, block, region)
 
 
-def predict_native(predictor: Predictor, manager: DataManager, case: NativeCase) -> np.ndarray:
+def predict_native(predictor: Predictor, manager: DataManager, case: NativeCase,
+                   postprocess: Postprocess = DEFAULT_POSTPROCESS) -> np.ndarray:
     """Return the case's probability (x, y, z), or (C, x, y, z), float32 on its own grid; 0 outside its region.
 
-    With the recipe's `zoom_ml` it is the mean of three looks: the second and third are at the foreground of the one
-    before, see `data/zoom.py`. A look that finds no foreground is the last.
+    With the recipe's `zoom_ml` it is the mean of up to three looks: the second and third are at the mask that the one
+    before gives, see `data/zoom.py`. Where that is empty, or no contrast is around it, the looks so far count.
 
     Raises:
         UserError: the network's probability is not finite, see `require_finite`.
-        DataError: the image has no contrast where a further look goes.
     """
     look = _look(predictor, manager, case, case.block_image, case.block)
     total, count = look, 1
     for _ in range(FURTHER_LOOKS if manager.zoom_ml else 0):
-        view = view_of(DEFAULT_POSTPROCESS.mask(look), case.native, manager.zoom_ml)
+        view = view_of(postprocess.mask(look), case.native, manager.zoom_ml)
         if view is None:
             break
         assert case.image is not None  # kept for recipes with zoom_ml
         try:
             block_image, block = manager.preprocess(case.image, case.native, view)
-        except DataError as error:
-            raise DataError([f"{case.case_id}: around what the look before found: {problem}"
-                             for problem in error.problems]) from None
+        except DataError:  # the first look saw contrast, so the volume is in order
+            logger.warning("%s: no contrast around what look %d of %d found, so no further look", case.case_id, count,
+                           1 + FURTHER_LOOKS)
+            break
         look = _look(predictor, manager, case, block_image, block)
         total, count = total + look, count + 1
     native = total / np.float32(count) if count > 1 else total
@@ -129,7 +130,7 @@ def segment(predictor: Predictor, manager: DataManager, case: NativeCase,
     Raises:
         UserError: as `predict_native`.
     """
-    return postprocess.mask(predict_native(predictor, manager, case))
+    return postprocess.mask(predict_native(predictor, manager, case, postprocess))
 
 
 def require_finite(probability: np.ndarray, case_id: str, model: Path | None) -> None:
@@ -179,7 +180,7 @@ def evaluate_cases(predictor: Predictor, manager: DataManager, cases: Sequence[C
         started = time.perf_counter()
         loaded = load_native(case, manager, need_label=True)
         assert loaded.image is not None and loaded.label is not None
-        probability = predict_native(predictor, manager, loaded)
+        probability = predict_native(predictor, manager, loaded, postprocess)
         mask = postprocess.mask(probability)
         row = evaluate_case(case.case_id, mask, loaded.label, loaded.native.spacing, manager.classes)
         if scorer is not None:

@@ -65,14 +65,16 @@ def run_fold(plan: CrossValidation, seed: int | None, fold: int, run: Run = run_
 
     Raises:
         UserError: the fold's folder holds a run of other settings, a process failed: names fold, log and exit code; or
-            without a seed, one of them is not trained.
+            without a seed, the checkpoint of one is not here.
     """
     members = plan.members(seed, fold)
     if seed is not None:
         _train(plan, seed, fold, run)
-    elif missing := [str(one) for one, _ in members if not _is_trained(plan, one, fold)]:
-        raise UserError(f"--together: fold {fold} of seed {', '.join(missing)} is not trained in {plan.output}, "
-                        "expected that of every seed; train it first")
+    elif not is_finished(plan, seed, fold):
+        missing = [path for member in members if not (path := plan.checkpoint_of(*member)[0]).is_file()]
+        if missing:
+            raise UserError(f"--together: {', '.join(map(str, missing))} not found, expected the checkpoints of every "
+                            "seed; copy them from where they were trained, or leave --together out")
     split = plan.fold_folder(members[0][0], fold) / "val.csv"
     _evaluate(plan, _evaluation(plan, members, read_split(split)), plan.data_path, split,
               plan.evaluation_folder(seed, fold), f"{plan.title_of(seed)}, fold {fold} of {len(plan.folds)}",
@@ -115,7 +117,7 @@ def run_ensemble(plan: CrossValidation, test_split: Path, test_data: Path | None
 
 def _train(plan: CrossValidation, seed: int, fold: int, run: Run) -> None:
     folder = plan.fold_folder(seed, fold)
-    name = f"seed {seed}, fold {fold} of {len(plan.folds)}"
+    name = f"{plan.title_of(seed)}, fold {fold} of {len(plan.folds)}"
     begun_on = read_json_or_nothing(folder / "recipe.json").get("data_path")
     if begun_on and Path(begun_on).resolve() != plan.data_path.resolve():
         logger.warning("%s: begun on the data of %s, not of %s; make sure that they are the same, or delete %s to "

@@ -82,7 +82,9 @@ class CrossValidation:
         return [(one, fold) for one in (self.seeds if seed is None else (seed,))]
 
     def title_of(self, seed: int | None) -> str:
-        return f"mean of seeds {', '.join(map(str, self.seeds))}" if seed is None else f"seed {seed}"
+        if seed is None:
+            return f"networks of seeds {', '.join(map(str, self.seeds))} together"
+        return f"seed {seed}"
 
     def fold_recipe(self, seed: int, fold: int) -> EasyDict:
         """The recipe of a fold's run."""

@@ -198,7 +198,8 @@ def test_looks_are_averaged_and_an_empty_one_is_the_last(cases):
     assert mean_of(middle(0.4), never) == (pytest.approx(0.4), 1)
 
 
-def test_nothing_to_see_around_the_first_answer(tmp_path):
+def test_nothing_to_see_around_the_first_answer(tmp_path, caplog):
+    """The first look stands, and the log says why there is no other: one stray answer ends no validation."""
     image = np.zeros(GRID.size, np.int16)
     image[:6] = 500 + np.arange(28)[:, None]
     case = write_case(tmp_path, "Case07", image, (image > 0).astype(np.uint8), GRID)
@@ -209,8 +210,35 @@ def test_nothing_to_see_around_the_first_answer(tmp_path):
         answer[26:29, 14:18, 14:18] = 1
         return answer
 
-    with pytest.raises(DataError, match="Case07: around what the look before found: no contrast"):
-        evaluate_cases(FunctionPredictor(at_the_dark_end), manager, [case])
+    predictor = FunctionPredictor(at_the_dark_end)
+    (row,) = evaluate_cases(predictor, manager, [case])
+    assert len(predictor.blocks) == 1 and row["volume_ml_prediction"] > 0
+    assert "Case07: no contrast around what look 1 of 3 found" in caplog.text
+
+
+def test_further_looks_go_by_the_recipes_threshold(cases):
+    """An answer of 0.4 is foreground at threshold 0.3, and then looked at again."""
+    manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=1.0)
+    loaded = load_native(cases[0], manager)
+    for threshold, looks in ((0.3, 3), (0.5, 1)):
+        predictor = FunctionPredictor(lambda image: 0.4 * (image > 1))
+        assert segment(predictor, manager, loaded, Postprocess(threshold)).any() == (looks == 3)
+        assert len(predictor.blocks) == looks
+
+
+def test_validation_with_further_looks_pictures_the_first_case(cases):
+    manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=1.0)
+    expected = ValidationSet(manager, cases[:1]).run(bright())
+    result = ValidationSet(manager, cases).run(bright())
+    assert np.array_equal(result.overlay, expected.overlay)
+    assert not np.array_equal(result.overlay, ValidationSet(manager, cases[1:]).run(bright()).overlay)
+
+
+def test_further_looks_at_several_classes(halved):
+    manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), classes=3, zoom_ml=1.0)
+    predictor = bright_halves()
+    (row,) = evaluate_cases(predictor, manager, [halved])
+    assert len(predictor.blocks) == 3 and row["dice_mean"] > 0.8
 
 
 @pytest.fixture

@@ -113,12 +113,13 @@ def test_further_looks_are_part_of_the_preprocessing(quick_load, checkpoint_path
     zoomed = read_bundle(export_checkpoint(checkpoint_path, str(tmp_path / "vnet"), changes={"zoom_ml": 0.5}))
     assert (zoomed.content["format_version"], zoomed.content["preprocessing"]["zoom_ml"]) == (4, 0.5)
     assert zoomed.manager.zoom_ml == 0.5
-    for source in (["--bundle", str(zoomed.folder)], ["--ckpt_path", str(checkpoint_path), "--set", "zoom_ml=0.5"],
-                   ["--ckpt_path", str(checkpoint_path)]):
-        assert predict_script.main([*source, "--input", str(IMAGE), "--output", str(tmp_path / str(len(source)) /
-                                                                                    source[0])]) == 0
-    masks = [read_volume(tmp_path / path / "Case29_test.mhd")[0] for path in ("2/--bundle", "4/--ckpt_path",
-                                                                             "2/--ckpt_path")]
+    runs = {"bundle": ["--bundle", str(zoomed.folder)],
+            "checkpoint": ["--ckpt_path", str(checkpoint_path), "--set", "zoom_ml=0.5"],
+            "once": ["--ckpt_path", str(checkpoint_path)]}
+    masks = []
+    for name, source in runs.items():
+        assert predict_script.main([*source, "--input", str(IMAGE), "--output", str(tmp_path / name)]) == 0
+        masks.append(read_volume(tmp_path / name / "Case29_test.mhd")[0])
     assert np.count_nonzero(masks[0] != masks[1]) <= 3 and not np.array_equal(masks[1], masks[2])
 
 

@@ -52,6 +52,20 @@ def test_a_job_ends_between_windows(tmp_path):
     segmenter.close()
 
 
+def test_further_looks_have_a_turn_each_and_their_preprocessing_is_no_waiting(tmp_path, monkeypatch):
+    network, manager = bright(), DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=1.0)
+    segmenter = Segmenter(lambda: source(network, manager), Limits())
+    network.blocks.clear()
+    preprocess = manager.preprocess
+    monkeypatch.setattr(manager, "preprocess", lambda *arguments: time.sleep(0.2) or preprocess(*arguments))
+    job = Job()
+    segmenter.submit(job, io.BytesIO(bright_file(tmp_path, "a.nii")), "a.nii", _mask).result(60)
+    segmenter.close()
+    assert len(network.blocks) == 3
+    assert list(job.seconds) == ["read", "preprocess", "wait", "network", "postprocess", "write"]
+    assert job.seconds["preprocess"] >= 0.6 and job.seconds["wait"] < 0.4
+
+
 def test_other_recipes_are_refused_at_the_start():
     with pytest.raises(UserError, match="a model: its recipe is of the task 'brain_tumour'.*use predict.py"):
         Segmenter(lambda: source(bright(), BrainTumourManager(), "brain_tumour"), Limits())

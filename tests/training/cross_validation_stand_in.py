@@ -30,7 +30,7 @@ class StandIn:
     Attributes:
         calls: (script, arguments) of each process.
         exit_codes: by word of a command, such as a run folder's name: the process ends with it before it is done.
-        bonus: by the same, what is added to each Dice.
+        bonus: by part of the output folder's path, what is added to each Dice.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class StandIn:
         paths = parsed.ckpt_path if isinstance(parsed.ckpt_path, list) else [parsed.ckpt_path]
         assert all(path.is_file() for path in paths)
         if not code:
-            bonus = sum(value for word, value in self.bonus.items() if word in str(parsed.output_dir))
+            bonus = sum(value for word, value in self.bonus.items() if word in parsed.output_dir.parts)
             remove_promise12(parsed.output_dir)
             write_metrics_csv(parsed.output_dir / "metrics.csv",
                               [row_of(name[:-4], bonus) for name in read_split(parsed.eval_split_file_path)])

@@ -259,8 +259,6 @@ def test_ensemble_of_all_networks(given, processes, tmp_path):
 
 def test_networks_of_all_seeds_together_predict_the_fold_they_were_not_trained_on(given, processes):
     plan = plan_of(given, folds=2, seeds=[0, 4], eval_changes=("tta=x",), together=True)
-    with pytest.raises(UserError, match="fold 1 of seed 0, 4 is not trained in .*/cv, expected that of every seed"):
-        run_fold(plan, None, 1)
     run_all(plan)
     count = len(processes.calls)
     for fold in plan.folds:
@@ -278,6 +276,17 @@ def test_networks_of_all_seeds_together_predict_the_fold_they_were_not_trained_o
     assert not is_finished(plan, None, 1)
     run_fold(plan, 4, 1)
     assert not is_finished(plan, None, 1), "another network than the one that was evaluated"
+
+
+def test_seeds_together_need_the_checkpoints_of_all_and_the_seeds_have_their_tables_before(given, processes, capsys):
+    arguments = command_line(given, "--folds", "2", "--seeds", "0,4")
+    assert cross_validate.main(arguments) == 0
+    for seed in (0, 4):
+        (given["output"] / f"seed{seed}" / "summary.json").unlink()
+    (given["output"] / "seed4/fold1/ckpt/checkpoint_vnet-10_3.ckpt").unlink()
+    assert cross_validate.main([*arguments, "--together"]) == EXIT_USER_ERROR
+    assert "seed4/fold1/ckpt/checkpoint_vnet-10_3.ckpt not found, expected" in capsys.readouterr().err
+    assert all((given["output"] / f"seed{seed}" / "summary.json").is_file() for seed in (0, 4))
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best"])

@@ -66,7 +66,8 @@ def test_seeds_together_are_one_more_column_and_not_one_more_seed(run_plan, proc
     caplog.set_level(logging.INFO)
     processes.bonus |= {"seed8": 0.06, "together": 0.1}
     plan = run_plan(seeds=[3, 8], together=True)
-    assert collect(plan) is None and "mean of seeds 3, 8: no summary yet, since fold 0, 1, 2 of 3" in caplog.text
+    assert collect(plan) is None
+    assert "networks of seeds 3, 8 together: no summary yet, since fold 0, 1, 2 of 3" in caplog.text
     for fold in plan.folds:
         run_fold(plan, None, fold)
     summary = collect(plan)
@@ -76,8 +77,8 @@ def test_seeds_together_are_one_more_column_and_not_one_more_seed(run_plan, proc
     assert own["seeds"] == [3, 8] and "seed" not in own and own["dice"]["mean"] == pytest.approx(0.63)
     assert len(table(plan.output / "together" / "metrics.csv")) == 7
     assert "The probabilities of 2 networks are averaged" in (plan.output / "together/report.html").read_text()
-    lines = [line.split() for line in caplog.messages[-1].splitlines()]
-    assert ["mean", "of", "seeds", "3,", "8,", "all", "cases", "7", "0.6300", "3.00", "3.00", "3.00"] in lines
+    lines = [" ".join(line.split()) for line in caplog.messages[-1].splitlines()]
+    assert "networks of seeds 3, 8 together, all cases 7 0.6300 3.00 3.00 3.00" in lines
 
 
 def test_summary_over_seeds(run_plan, processes, caplog):
