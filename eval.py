@@ -9,7 +9,7 @@ from src.backend import create_backend
 from src.data.split import split_hash, split_problems
 from src.errors import entry_point
 from src.inference.compose import load_predictor
-from src.inference.output import evaluate_split, output_folders
+from src.inference.output import evaluate_split, output_folders, require_output_dir
 from src.log import setup_logging
 from src.overrides import read_changes
 
@@ -36,6 +36,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     setup_logging()
+    require_output_dir(args.ckpt_path, args.output_dir)
     changes = read_changes(args.config, args.set)
     names, _ = split_problems(args.eval_split_file_path)  # told below, with those of the cases
     agreed = {"cases": split_hash(names), "checkpoints": [path.name for path in args.ckpt_path], **changes}
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
                              settings=agreed)
     setup_logging(quiet=not backend.is_main)
     predictor, recipe, checkpoints = load_predictor(args.ckpt_path, changes)
-    folders = output_folders(args.ckpt_path, recipe, args.output_dir)
+    folders = output_folders(args.ckpt_path[0], recipe, args.output_dir)
     evaluate_split(predictor, recipe, checkpoints, args.data_path, args.eval_split_file_path, folders,
                    bool(args.save_predictions), backend)
 

@@ -43,21 +43,24 @@ class OutputFolders:
     predictions: Path
 
 
-def output_folders(checkpoint_path: Path | Sequence[Path], recipe: EasyDict,
-                   output_dir: Path | None = None) -> OutputFolders:
-    """Return the folders for the evaluation of a checkpoint, or of several as an ensemble.
-
-    `output_dir` where given; else the run folder that the checkpoint lies in; else, for a checkpoint in none, the
-    recipe's `dirResult`. Masks go to `dirPredictionImage` below the first two, and below the present folder else.
+def require_output_dir(checkpoint_paths: Sequence[Path], output_dir: Path | None) -> None:
+    """Check, before anything is loaded, that an evaluation knows where to write.
 
     Raises:
         UserError: several checkpoints without `output_dir`: no run folder is theirs together.
     """
-    paths = [checkpoint_path] if isinstance(checkpoint_path, Path) else list(checkpoint_path)
-    if len(paths) > 1 and output_dir is None:
-        raise UserError(f"--ckpt_path: found {len(paths)} checkpoints, which are evaluated as one ensemble and belong "
-                        "to no one run folder; say with --output_dir where the results go")
-    folder = output_dir or run_folder_of(paths[0])
+    if len(checkpoint_paths) > 1 and output_dir is None:
+        raise UserError(f"--ckpt_path: found {len(checkpoint_paths)} checkpoints, which are evaluated as one ensemble "
+                        "and belong to no one run folder; say with --output_dir where the results go")
+
+
+def output_folders(checkpoint_path: Path, recipe: EasyDict, output_dir: Path | None = None) -> OutputFolders:
+    """Return the folders for the evaluation of a checkpoint; of an ensemble, `require_output_dir` says, of its first.
+
+    `output_dir` where given; else the run folder that the checkpoint lies in; else, for a checkpoint in none, the
+    recipe's `dirResult`. Masks go to `dirPredictionImage` below the first two, and below the present folder else.
+    """
+    folder = output_dir or run_folder_of(checkpoint_path)
     if folder is None:
         return OutputFolders(Path(recipe.dirResult), Path(recipe.dirPredictionImage))
     return OutputFolders(folder, folder / recipe.dirPredictionImage)

@@ -12,7 +12,7 @@ from src.checkpoint import Checkpoint
 from src.data.split import write_split
 from src.data.volume_files import read_volume
 from src.errors import DataError, UserError
-from src.inference.output import OutputFolders, evaluate_split, output_folders
+from src.inference.output import OutputFolders, evaluate_split, output_folders, require_output_dir
 from src.metrics.promise12 import KEYS
 from src.overrides import load_recipe
 from tests.data.helpers import OBLIQUE
@@ -47,12 +47,16 @@ def test_folders(data):
     assert output_folders(in_run, RECIPE) == OutputFolders(data / "run", data / "run" / "results/prediction")
     elsewhere = OutputFolders(Path("results/infer"), Path("results/prediction"))
     assert output_folders(data / "x.ckpt", RECIPE) == elsewhere
-    with pytest.raises(UserError, match="found 2 checkpoints, .* say with --output_dir where the results go"):
-        output_folders([in_run, data / "x.ckpt"], RECIPE)
-    assert output_folders([in_run], RECIPE) == output_folders(in_run, RECIPE)
-    assert output_folders([in_run, data / "x.ckpt"], RECIPE, data / "o").results == data / "o"
     asked = OutputFolders(data / "o", data / "o" / "results/prediction")
     assert output_folders(in_run, RECIPE, data / "o") == asked
+
+
+def test_several_checkpoints_need_an_output_folder(tmp_path):
+    paths = [tmp_path / "a.ckpt", tmp_path / "b.ckpt"]
+    with pytest.raises(UserError, match="found 2 checkpoints, .* say with --output_dir where the results go"):
+        require_output_dir(paths, None)
+    require_output_dir(paths, tmp_path)
+    require_output_dir(paths[:1], None)
 
 
 def test_everything_is_written(data, caplog):
@@ -168,7 +172,7 @@ def test_three_classes_are_written(data, caplog):
 def test_ensemble_names_its_members(data, caplog):
     members = [Checkpoint(data / "run" / "ckpt" / "best.ckpt", {}, {"epoch": 2, "train_names": ["Case01.mhd"]}),
                Checkpoint(data / "other.ckpt", {}, {"train_names": ["Case00.mhd"]})]
-    folders = output_folders([member.path for member in members], RECIPE, data / "out")
+    folders = output_folders(members[0].path, RECIPE, data / "out")
     evaluate_split(nothing(), RECIPE, members, data / "data", data / "val.csv", folders, save_predictions=False)
     report = (data / "out" / "report.html").read_text()
     assert "Evaluation of an ensemble of 2: run/best.ckpt, other.ckpt" in report
