@@ -83,6 +83,7 @@ vnet_cfg = EasyDict(
         "tta": "none",  # mirror axes whose copies are predicted as well and averaged: any of x, y, z, or none
         "zoom_ml": 0.0,  # ml that the foreground is scaled to for two further looks, all three averaged; 0: one look
         "threshold": 0.5,  # probability above which a voxel is foreground, of two classes
+        "opening": 0.0,  # 0.3: cut off what is narrower than 0.3 of the slice, taken for a circle; 0: nothing
         "largest_component": True,  # keep only the largest connected component of the foreground
         "scoring": "promise12",  # further tables of an evaluation: promise12, or none
         # Run

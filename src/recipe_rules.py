@@ -103,6 +103,7 @@ def _check_vnet(recipe: Mapping[str, Any], require: Callable[[bool, str, str], N
             "spacings above 0 mm, or zeros")
     require(recipe["threshold"] == 0.5 or recipe["classes"] == 2, "threshold",
             "0.5 with more than two classes: the most probable one is taken, whatever its probability")
+    require(0 <= recipe["opening"] < 1, "opening", "a number from 0 to below 1")
     require(recipe["out_kernel"] in (1, 3), "out_kernel", "1 or 3")
     require(all(value > 0 for value in recipe["dstRes"]), "dstRes", "spacings above 0 mm")
     low, high = recipe["intensity_percentiles"]

@@ -12,6 +12,8 @@ Of one with `tta` its `postprocessing` has `mirrors`, the axes: the answer to a 
 copies, each mirrored back.
 Of one with `zoom_ml` its `preprocessing` has it: the model is asked twice more, at the foreground of the answer before,
 and the three answers are averaged on the volume's own grid; see src/data/zoom.py.
+Of one with `opening` its `postprocessing` has it: the mask is opened slice by slice before its largest component is
+taken, see src/inference/postprocess.py.
 A model of pictures takes (N, channels, H, W), slices one by one, and answers (N, H, W). Its `preprocessing` names the
 `task`, whose module in src/data says what happens to intensities and size. Without a data folder to take a case from,
 its golden case is a generated picture, and `recipe.json` says so.
@@ -41,15 +43,16 @@ from src.data.data_manager import DataManager
 from src.errors import UserError
 from src.files import write_text
 from src.inference.output import make_folder
-from src.inference.postprocess import THRESHOLD, Postprocess
+from src.inference.postprocess import Postprocess
 from src.inference.predictor import ExportedPredictor, MindIRPredictor, OnnxPredictor
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "vnet-bundle"
 # 1: two classes, and the model takes the whole of what preprocessing gives, once. 2: more classes, windows, or mirrored
-# copies. 3: pictures. 4: further looks. Programs that know the earlier ones alone would read the others wrongly.
-FORMAT_VERSIONS = (1, 2, 3, 4)
+# copies. 3: pictures. 4: further looks. 5: opening. Programs that know the earlier ones alone would read the others
+# wrongly.
+FORMAT_VERSIONS = (1, 2, 3, 4, 5)
 RECIPE_NAME = "recipe.json"
 CHECKSUMS_NAME = "checksums.json"
 GOLDEN_INPUT = "golden_input.npy"
@@ -91,7 +94,7 @@ class Bundle:
     @property
     def postprocess(self) -> Postprocess:
         found = self.content["postprocessing"]
-        return Postprocess(found.get("threshold", THRESHOLD), found["largest_component"])
+        return Postprocess.from_recipe(found)
 
     @property
     def mirrors(self) -> str:

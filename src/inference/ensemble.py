@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 SHARED_KEYS = ("task", "classes", "dstRes", "VolSize", "intensity_percentiles", "normDir", "patches", "target_size",
                "normalise_by", "image_size")
 # How the answer is made and read; one value has to serve the ensemble.
-PREDICTION_KEYS = ("window_overlap", "tta", "threshold", "largest_component", "scoring", "zoom_ml")
+PREDICTION_KEYS = ("window_overlap", "tta", "threshold", "largest_component", "scoring", "zoom_ml", "opening")
 _ABSENT = {"classes": 2, "patches": False}  # of recipes from before the key
 
 

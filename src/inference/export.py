@@ -294,7 +294,7 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
     if is_2d(recipe):
         version, preprocessing = 3, list(PICTURE_PREPROCESSING)
     else:
-        version = 4 if looks else 2 if several or windows or mirrors != "none" else 1
+        version = 5 if post.opening else 4 if looks else 2 if several or windows or mirrors != "none" else 1
         preprocessing = [*PREPROCESSING, *(["classes", "patches"] if several or windows else []),
                          *(["zoom_ml"] if looks else [])]
     return {
@@ -304,6 +304,7 @@ def _describe(checkpoint: Checkpoint, recipe: EasyDict, models: dict[str, Any], 
         "preprocessing": plain({key: recipe[key] for key in preprocessing}),
         "postprocessing": {**({"mirrors": mirrors} if mirrors != "none" else {}),
                            **({"argmax": True} if several else {"threshold": post.threshold}),
+                           **({"opening": post.opening} if post.opening else {}),
                            "largest_component": post.largest_component, "connectivity": "faces"},
         **({"window": sliding_window.describe(recipe["VolSize"], recipe["window_overlap"])} if windows else {}),
         "golden": {"case_id": golden.case_id, "source": golden.source, "input": bundles.GOLDEN_INPUT,

@@ -226,6 +226,27 @@ def test_further_looks_go_by_the_recipes_threshold(cases):
         assert len(predictor.blocks) == looks
 
 
+def test_opening_shapes_the_mask_and_not_the_looks(cases):
+    """The looks of a lump with a long tongue are the same with opening; the mask loses the tongue."""
+    manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=1.0)
+    loaded = load_native(cases[0], manager)
+
+    def tongued(image):
+        answer = np.zeros_like(image)
+        answer[6:16, 10:22, 10:22] = answer[16:28, 15:17, 10:22] = 1
+        return answer
+
+    seen, masks = [], []
+    for opening in (0.0, 0.4):
+        predictor = FunctionPredictor(tongued)
+        masks.append(segment(predictor, manager, loaded, Postprocess(opening=opening)))
+        seen.append(predictor.blocks)
+    assert len(seen[0]) == 3
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert 0.5 * masks[0].sum() < masks[1].sum() < 0.95 * masks[0].sum()
+    assert not (masks[1] & ~masks[0]).any()
+
+
 def test_validation_with_further_looks_pictures_the_first_case(cases):
     manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=1.0)
     expected = ValidationSet(manager, cases[:1]).run(bright())

@@ -24,6 +24,7 @@ from src.inference.bundle import (
 from src.inference.evaluate import load_native
 from src.inference.export import compare_kernels, export_checkpoint, other_size
 from src.inference.golden import SAMPLE_DATA
+from src.inference.postprocess import Postprocess
 from src.inference.predictor import MindIRPredictor, NetworkPredictor, load_checkpoint_predictor, recipe_of
 from src.inference.tta import MirrorPredictor
 from src.ops.select import stock_kernels
@@ -121,6 +122,15 @@ def test_further_looks_are_part_of_the_preprocessing(quick_load, checkpoint_path
         assert predict_script.main([*source, "--input", str(IMAGE), "--output", str(tmp_path / name)]) == 0
         masks.append(read_volume(tmp_path / name / "Case29_test.mhd")[0])
     assert np.count_nonzero(masks[0] != masks[1]) <= 3 and not np.array_equal(masks[1], masks[2])
+
+
+def test_opening_is_part_of_the_postprocessing(quick_load, bundle, checkpoint_path, tmp_path):
+    assert bundle.postprocess.opening == 0
+    opened = read_bundle(export_checkpoint(checkpoint_path, str(tmp_path / "vnet"), changes={"opening": 0.25}))
+    assert opened.content["format_version"] == 5
+    assert opened.content["postprocessing"] == {
+        "threshold": 0.5, "opening": 0.25, "largest_component": True, "connectivity": "faces"}
+    assert opened.postprocess == Postprocess(opening=0.25)
 
 
 def test_mirrored_copies_are_part_of_the_postprocessing(quick_load, bundle, checkpoint_path, tmp_path, monkeypatch):

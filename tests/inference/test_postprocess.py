@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from src.inference.postprocess import Postprocess, largest_component, most_probable_class, probability_to_mask
+from src.inference.postprocess import (
+    Postprocess,
+    largest_component,
+    most_probable_class,
+    open_slices,
+    probability_to_mask,
+)
 from src.overrides import load_recipe
 
 
@@ -111,3 +118,78 @@ def test_threshold_of_the_recipe():
     assert Postprocess.from_recipe({}).threshold == 0.5
     assert Postprocess.from_recipe(load_recipe()).mask(probability).sum() == 0
     assert Postprocess.from_recipe(load_recipe(overrides=["threshold=0.4"])).mask(probability).sum() == 8
+
+
+def disc(shape: tuple[int, int], centre: tuple[float, float], radius: float) -> np.ndarray:
+    x, y = np.indices(shape)
+    return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2
+
+
+def test_opening_cuts_off_a_tongue_and_leaves_the_body():
+    body = disc((60, 60), (25, 25), 15.2)
+    slice_ = body.copy()
+    slice_[25:55, 23:28] = True  # 5 wide, 15 beyond the body
+    mask = np.stack([np.zeros_like(body), slice_], axis=2).astype(np.uint8)
+    opened = open_slices(mask, 0.3)
+    assert opened.dtype == np.uint8
+    assert not opened[..., 0].any()
+    # The disc of the opening, of radius 0.3 * sqrt(800 / pi) = 4.8, is nine wide, and reaches into the tongue's root.
+    assert not opened[44:, :, 1].any()
+    assert opened[..., 1][body].sum() >= 0.99 * body.sum()
+    assert not (opened & ~mask.astype(bool)).any()
+    # A smaller disc, of radius 2.4, fits into the tongue.
+    np.testing.assert_array_equal(open_slices(mask, 0.15)[20:54, 25, 1], 1)
+
+
+def test_opening_is_that_by_the_disc():
+    mask = np.random.default_rng(3).random((40, 30)) < 0.97
+    mask &= disc(mask.shape, (20, 12), 14)
+    radius = 0.15 * np.sqrt(mask.sum() / np.pi)
+    reach = int(radius)
+    structure = disc((2 * reach + 1, 2 * reach + 1), (reach, reach), radius)
+    expected = ndimage.binary_opening(mask, structure)
+    assert 0 < expected.sum() < mask.sum()
+    np.testing.assert_array_equal(open_slices(mask[..., np.newaxis], 0.15)[..., 0], expected)
+
+
+def test_opening_goes_by_the_size_of_each_slice():
+    small, large = disc((60, 60), (30, 30), 3.2), disc((60, 60), (30, 30), 20.2)
+    mask = np.stack([small, large, np.zeros_like(small), small], axis=2)
+    np.testing.assert_array_equal(open_slices(mask, 0.4), mask)  # by 0.4 of the large one's radius none would be left
+    assert not open_slices(np.zeros((4, 4, 2)), 0.5).any()
+
+
+def test_a_slice_without_room_for_the_disc_stays():
+    mask = np.zeros((40, 5, 1), np.uint8)
+    mask[:, 2] = 1  # one wide: the disc of radius 0.5 * sqrt(40 / pi) = 1.8 fits nowhere
+    np.testing.assert_array_equal(open_slices(mask, 0.5), mask)
+
+
+def test_at_the_border_there_is_background_beyond():
+    mask = np.ones((20, 20, 1), np.uint8)
+    opened = open_slices(mask, 0.5)  # radius 5.6: the corners alone are cut off
+    assert not opened[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+    assert opened[:, 10].all() and opened[10].all()
+
+
+def test_opening_of_the_recipe_comes_before_the_largest_component():
+    body, tongue = disc((60, 60), (20, 20), 12), np.zeros((60, 60), bool)
+    tongue[20:45, 19:22] = True
+    lump = disc((60, 60), (48, 20), 6)  # hangs on the tongue
+    probability = (body | tongue | lump).astype(np.float32)[..., np.newaxis]
+    kept = Postprocess.from_recipe(load_recipe(overrides=["opening=0.3"])).mask(probability)
+    assert kept[48, 20, 0] == 0 and kept[20, 20, 0] == 1
+    assert Postprocess.from_recipe(load_recipe()).mask(probability)[48, 20, 0] == 1
+    both = Postprocess(largest_component=False, opening=0.3).mask(probability)
+    assert both[48, 20, 0] == both[20, 20, 0] == 1 and both[38, 20, 0] == 0
+
+
+def test_opening_of_several_classes_is_that_of_their_union():
+    body, tongue = disc((60, 60), (20, 20), 12), np.zeros((60, 60), bool)
+    tongue[30:50, 19:22] = True
+    classes = np.where(body | tongue, 1, 0)
+    classes[body & (np.indices((60, 60))[1] > 20)] = 2  # half of the body
+    probability = np.stack([classes == number for number in range(3)]).astype(np.float32)[..., np.newaxis]
+    kept = Postprocess(opening=0.3).mask(probability)[..., 0]
+    assert not kept[40:].any()
+    np.testing.assert_array_equal(kept[:30], classes[:30])
