@@ -1,12 +1,13 @@
 """What a finished cross-validation says, as a result to be published: figures, learning curves, commands.
 
-    python benchmarks/accuracy.py OUTPUT_DIR NAME [--seed 1]
+    python benchmarks/accuracy.py OUTPUT_DIR NAME
 
 OUTPUT_DIR is that of cross_validate.py; the folds that are evaluated count, and the result says which these are. Writes
 benchmarks/results/accuracy_NAME.json: the mean over all out-of-fold cases of each metric with its spread, every case's
-Dice, each fold's curve of validation Dice, seconds of training and share of them that waited for data, the recipe and
-the commands of all processes; and docs/images/accuracy_NAME.png, the curves. Nothing is chosen by the cases that are
-scored: what is evaluated is the last checkpoint.
+Dice, each run's curve of validation Dice, seconds of training and share of them that waited for data, the recipe and
+the commands of all processes; and docs/images/accuracy_NAME.png, the curves. Of several seeds the figures are those of
+their networks together (cross_validate.py --together), with each seed's own Dice beside them. Nothing is chosen by the
+cases that are scored: what is evaluated is the last checkpoint.
 """
 
 import argparse
@@ -43,8 +44,10 @@ def read_fold(folder: Path) -> dict[str, Any]:
     validated = history[history["val_dice"].notna()]
     logs = [folder.with_name(f"{folder.name}-{step}.log").read_text().splitlines() for step in ("train", "eval")]
     seconds = history["seconds"]
+    rows = read_rows(folder / "out_of_fold" / "metrics.csv")
     return {
-        "fold": run["recipe"]["fold"], "recipe": run["recipe"], "recipe_name": run["recipe_name"],
+        "seed": run["recipe"]["seed"], "fold": run["recipe"]["fold"],
+        "recipe": run["recipe"], "recipe_name": run["recipe_name"],
         "commands": [without_places(line[2:]) for lines in logs for line in lines if line.startswith("$ ")],
         "training_cases": len(run["train_names"]), "training_names": " ".join(run["train_names"]),
         "backend": run["backend"],
@@ -52,18 +55,41 @@ def read_fold(folder: Path) -> dict[str, Any]:
         "stall_share": float((history["stall_share"] * seconds).sum() / seconds.sum()),
         "curve": {"epoch": validated["epoch"].tolist(), "val_dice": validated["val_dice"].tolist(),
                   "loss": history["loss"].tolist()},
-        "rows": read_rows(folder / "out_of_fold" / "metrics.csv")}
+        "cases": len(rows), "dice": mean_dice(rows), "rows": rows}
 
 
-def draw(folds: list[dict[str, Any]]) -> Figure:
-    """Return the curves of training loss and validation Dice, a line a fold."""
+def mean_dice(rows: list[dict[str, Any]]) -> float:
+    return sum(row["dice"] for row in rows) / len(rows)
+
+
+def evaluated(folder: Path) -> list[Path]:
+    """Return the folders of the evaluated folds of a seed, or of all together."""
+    folds = sorted(path.parents[1] for path in folder.glob("fold*/out_of_fold/evaluated.json"))
+    if not folds:
+        raise UserError(f"{folder}: no evaluated fold in it, expected the --output_dir of cross_validate.py, with "
+                        "--together where it has several seeds")
+    return folds
+
+
+def read_together(folder: Path) -> dict[str, Any]:
+    """Return what a fold's evaluation by the networks of all seeds says."""
+    rows = read_rows(folder / "out_of_fold" / "metrics.csv")
+    log = folder.with_name(f"{folder.name}-eval.log").read_text().splitlines()
+    return {"fold": int(folder.name.removeprefix("fold")), "cases": len(rows), "dice": mean_dice(rows),
+            "commands": [without_places(line[2:]) for line in log if line.startswith("$ ")], "rows": rows}
+
+
+def draw(runs: list[dict[str, Any]]) -> Figure:
+    """Return the curves of training loss and validation Dice, a line a run, those of a fold in one colour."""
     figure = Figure(figsize=(9, 3.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     loss, dice = figure.subplots(1, 2)
-    for fold in folds:
-        curve = fold["curve"]
-        loss.plot(range(1, len(curve["loss"]) + 1), curve["loss"], linewidth=1.2, label=f"fold {fold['fold']}")
-        dice.plot(curve["epoch"], curve["val_dice"], marker="o", markersize=3, linewidth=1.2)
+    for run in runs:
+        curve, first = run["curve"], run["seed"] == runs[0]["seed"]
+        style = {"color": f"C{run['fold']}", "linewidth": 1.2, "alpha": 1.0 if first else 0.5}
+        label = f"fold {run['fold']}" if first else None
+        loss.plot(range(1, len(curve["loss"]) + 1), curve["loss"], label=label, **style)
+        dice.plot(curve["epoch"], curve["val_dice"], marker="o", markersize=3, **style)
     for axes, title in ((loss, "Training loss"), (dice, "Validation Dice, mean of the classes")):
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("epoch")
@@ -78,26 +104,25 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
-    seed = args.output_dir / f"seed{args.seed}"
-    folders = sorted(path.parents[1] for path in seed.glob("fold*/out_of_fold/evaluated.json"))
-    if not folders:
-        raise UserError(f"{seed}: no evaluated fold in it, expected the --output_dir of cross_validate.py")
-    folds = [read_fold(folder) for folder in folders]
-    rows = [{**row, "fold": fold["fold"]} for fold in folds for row in fold.pop("rows")]
+    seeds = sorted(path for path in args.output_dir.glob("seed*") if path.is_dir())
+    runs = [read_fold(folder) for seed in seeds for folder in evaluated(seed)]
+    together = [read_together(folder) for folder in evaluated(args.output_dir / "together")] if len(seeds) != 1 else []
+    rows = [row for fold in together or runs for row in fold["rows"]]
+    own = {run["seed"]: mean_dice([row for other in runs if other["seed"] == run["seed"] for row in other["rows"]])
+           for run in runs}
     metrics = (*METRICS, *class_metrics(classes_of(rows)))
     values = {metric.key: statistics(rows, metric.key) for metric in metrics}
-    recipe = folds[0]["recipe"]
-    for fold in folds:
-        own = [row["dice"] for row in rows if row["fold"] == fold["fold"]]
-        fold |= {"cases": len(own), "dice": sum(own) / len(own)}
-        del fold["recipe"]
+    recipe = runs[0]["recipe"]
+    for fold in (*runs, *together):
+        fold.pop("recipe", None)
+        del fold["rows"]
     write_json(ROOT / "benchmarks" / "results" / f"accuracy_{args.name}.json", {
-        **environment(), "versions": package_versions(), "recipe_name": folds[0]["recipe_name"], "recipe": recipe,
-        "of_folds": recipe["folds"], "cases": len(rows), "out_of_fold": values, "folds": folds,
+        **environment(), "versions": package_versions(), "recipe_name": runs[0]["recipe_name"], "recipe": recipe,
+        "of_folds": recipe["folds"], "cases": len(rows), "out_of_fold": values, "folds": runs,
+        **({"together": together, "dice_by_seed": own} if together else {}),
         "dice_by_case": {row["case_id"]: row["dice"] for row in rows}})
-    draw(folds).savefig(ROOT / "docs" / "images" / f"accuracy_{args.name}.png", metadata={"Software": None})
+    draw(runs).savefig(ROOT / "docs" / "images" / f"accuracy_{args.name}.png", metadata={"Software": None})
     shown = [metric for metric in metrics if metric.key in values]
     print(text_table(["metric", "mean", "sd", "median", "worst case"], [
         [metric.title, *(metric.text(values[metric.key][key]) for key in ("mean", "sd", "median")),
