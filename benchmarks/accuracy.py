@@ -6,12 +6,13 @@ OUTPUT_DIR is that of cross_validate.py; the folds that are evaluated count, and
 benchmarks/results/accuracy_NAME.json: the mean over all out-of-fold cases of each metric with its spread, every case's
 Dice, each run's curve of validation Dice, seconds of training and share of them that waited for data, the recipe and
 the commands of all processes; and docs/images/accuracy_NAME.png, the curves. Of several seeds the figures are those of
-their networks together (cross_validate.py --together), with each seed's own Dice beside them. Nothing is chosen by the
-cases that are scored: what is evaluated is the last checkpoint.
+their networks together (cross_validate.py --together), with each seed's own Dice beside them; --seeds 1 takes one
+alone. Nothing is chosen by the cases that are scored: what is evaluated is the last checkpoint.
 """
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -55,7 +56,12 @@ def read_fold(folder: Path) -> dict[str, Any]:
         "stall_share": float((history["stall_share"] * seconds).sum() / seconds.sum()),
         "curve": {"epoch": validated["epoch"].tolist(), "val_dice": validated["val_dice"].tolist(),
                   "loss": history["loss"].tolist()},
-        "cases": len(rows), "dice": mean_dice(rows), "rows": rows}
+        **read_evaluation(folder), "cases": len(rows), "dice": mean_dice(rows), "rows": rows}
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Return which checkpoints a fold's evaluation is of, by which settings, and a hash of its cases."""
+    return {"evaluated": json.loads((folder / "out_of_fold" / "evaluated.json").read_text())}
 
 
 def mean_dice(rows: list[dict[str, Any]]) -> float:
@@ -64,11 +70,38 @@ def mean_dice(rows: list[dict[str, Any]]) -> float:
 
 def evaluated(folder: Path) -> list[Path]:
     """Return the folders of the evaluated folds of a seed, or of all together."""
-    folds = sorted(path.parents[1] for path in folder.glob("fold*/out_of_fold/evaluated.json"))
-    if not folds:
-        raise UserError(f"{folder}: no evaluated fold in it, expected the --output_dir of cross_validate.py, with "
-                        "--together where it has several seeds")
-    return folds
+    return sorted(path.parents[1] for path in folder.glob("fold*/out_of_fold/evaluated.json"))
+
+
+def seeds_in(output: Path) -> list[int]:
+    """Return the seeds of which a fold is evaluated."""
+    found = (re.fullmatch(r"seed(\d+)", path.name) for path in output.glob("seed*"))
+    seeds = sorted(int(match[1]) for match in found if match and evaluated(output / match[0]))
+    if not seeds:
+        raise UserError(f"{output}: no evaluated fold of a seed in it, expected the --output_dir of cross_validate.py")
+    return seeds
+
+
+def check_together(output: Path, runs: list[dict[str, Any]], together: list[dict[str, Any]]) -> None:
+    """Check that what the networks of all seeds did together is of these runs, and of the same cases.
+
+    Raises:
+        UserError: a fold is not evaluated everywhere, or by other networks, settings or cases.
+    """
+    for seed in sorted({run["seed"] for run in runs}):
+        missing = {fold["fold"] for fold in together} ^ {run["fold"] for run in runs if run["seed"] == seed}
+        if missing:
+            raise UserError(f"{output}: fold {', '.join(map(str, sorted(missing)))} is evaluated in one of seed{seed} "
+                            "and together, expected the same folds in both; repeat cross_validate.py with --seeds and "
+                            "--together, or take one seed with --seeds")
+    for fold in together:
+        members = [run["evaluated"] for run in runs if run["fold"] == fold["fold"]]
+        networks = {name: digest for member in members for name, digest in member["checkpoints"].items()}
+        for member in members:
+            wanted = {**member, "checkpoints": networks}
+            if fold["evaluated"] != wanted:
+                raise UserError(f"{output / 'together'}/fold{fold['fold']}: evaluated as {fold['evaluated']}, expected "
+                                f"{wanted} as the seeds are; repeat cross_validate.py with --seeds and --together")
 
 
 def read_together(folder: Path) -> dict[str, Any]:
@@ -76,7 +109,8 @@ def read_together(folder: Path) -> dict[str, Any]:
     rows = read_rows(folder / "out_of_fold" / "metrics.csv")
     log = folder.with_name(f"{folder.name}-eval.log").read_text().splitlines()
     return {"fold": int(folder.name.removeprefix("fold")), "cases": len(rows), "dice": mean_dice(rows),
-            "commands": [without_places(line[2:]) for line in log if line.startswith("$ ")], "rows": rows}
+            "commands": [without_places(line[2:]) for line in log if line.startswith("$ ")],
+            **read_evaluation(folder), "rows": rows}
 
 
 def draw(runs: list[dict[str, Any]]) -> Figure:
@@ -90,7 +124,8 @@ def draw(runs: list[dict[str, Any]]) -> Figure:
         label = f"fold {run['fold']}" if first else None
         loss.plot(range(1, len(curve["loss"]) + 1), curve["loss"], label=label, **style)
         dice.plot(curve["epoch"], curve["val_dice"], marker="o", markersize=3, **style)
-    for axes, title in ((loss, "Training loss"), (dice, "Validation Dice, mean of the classes")):
+    paler = ", further seeds paler" if len({run["seed"] for run in runs}) > 1 else ""
+    for axes, title in ((loss, f"Training loss{paler}"), (dice, "Validation Dice, mean of the classes")):
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("epoch")
         axes.grid(color="#e3e7ee")
@@ -104,10 +139,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("name")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: all of which a fold is evaluated")
     args = parser.parse_args(argv)
-    seeds = sorted(path for path in args.output_dir.glob("seed*") if path.is_dir())
-    runs = [read_fold(folder) for seed in seeds for folder in evaluated(seed)]
-    together = [read_together(folder) for folder in evaluated(args.output_dir / "together")] if len(seeds) != 1 else []
+    seeds = args.seeds or seeds_in(args.output_dir)
+    if unknown := sorted(set(seeds) - set(seeds_in(args.output_dir))):
+        raise UserError(f"--seeds {', '.join(map(str, unknown))}: no evaluated fold of it in {args.output_dir}")
+    runs = [read_fold(folder) for seed in seeds for folder in evaluated(args.output_dir / f"seed{seed}")]
+    together = []
+    if len(seeds) > 1:
+        together = [read_together(folder) for folder in evaluated(args.output_dir / "together")]
+        check_together(args.output_dir, runs, together)
     rows = [row for fold in together or runs for row in fold["rows"]]
     own = {run["seed"]: mean_dice([row for other in runs if other["seed"] == run["seed"] for row in other["rows"]])
            for run in runs}
@@ -116,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = runs[0]["recipe"]
     for fold in (*runs, *together):
         fold.pop("recipe", None)
-        del fold["rows"]
+        del fold["rows"], fold["evaluated"]
     write_json(ROOT / "benchmarks" / "results" / f"accuracy_{args.name}.json", {
         **environment(), "versions": package_versions(), "recipe_name": runs[0]["recipe_name"], "recipe": recipe,
         "of_folds": recipe["folds"], "cases": len(rows), "out_of_fold": values, "folds": runs,

@@ -93,8 +93,7 @@ class Bundle:
 
     @property
     def postprocess(self) -> Postprocess:
-        found = self.content["postprocessing"]
-        return Postprocess.from_recipe(found)
+        return Postprocess.from_recipe(self.content["postprocessing"])
 
     @property
     def mirrors(self) -> str:

@@ -99,7 +99,7 @@ def predict_native(predictor: Predictor, manager: DataManager, case: NativeCase,
     """
     look = _look(predictor, manager, case, case.block_image, case.block)
     total, count = look, 1
-    found = replace(postprocess, opening=0.0)  # which shapes the mask that is kept; views were no better by it
+    found = replace(postprocess, opening=0.0)  # it is for the mask that is kept: looks at an opened one were no better
     for _ in range(FURTHER_LOOKS if manager.zoom_ml else 0):
         view = view_of(found.mask(look), case.native, manager.zoom_ml)
         if view is None:

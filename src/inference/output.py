@@ -55,10 +55,11 @@ def require_output_dir(checkpoint_paths: Sequence[Path], output_dir: Path | None
 
 
 def output_folders(checkpoint_path: Path, recipe: EasyDict, output_dir: Path | None = None) -> OutputFolders:
-    """Return the folders for the evaluation of a checkpoint; of an ensemble, `require_output_dir` says, of its first.
+    """Return the folders for the evaluation of a checkpoint, or of an ensemble, any member of which will do.
 
-    `output_dir` where given; else the run folder that the checkpoint lies in; else, for a checkpoint in none, the
-    recipe's `dirResult`. Masks go to `dirPredictionImage` below the first two, and below the present folder else.
+    `output_dir` where given, as with ensembles, see `require_output_dir`; else the run folder that the checkpoint lies
+    in; else, for a checkpoint in none, the recipe's `dirResult`. Masks go to `dirPredictionImage` below the first two,
+    and below the present folder else.
     """
     folder = output_dir or run_folder_of(checkpoint_path)
     if folder is None:

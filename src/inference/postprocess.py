@@ -19,7 +19,9 @@ class Postprocess:
     Attributes:
         threshold: voxels above it are foreground, where there are two classes.
         largest_component: whether only the largest connected component of the foreground is kept.
-        opening: what is narrow for its slice is cut off the foreground before that, see `open_slices`; 0 for nothing.
+        opening: what is narrow for its slice is cut off the foreground, see `open_slices`; 0 for nothing. With
+            `largest_component` before and after: an island would make a slice's disc too large, and what hung on a
+            tongue is an island now.
     """
 
     threshold: float = THRESHOLD
@@ -42,11 +44,10 @@ class Postprocess:
         """
         several = probability.ndim == 4
         mask = most_probable_class(probability) if several else probability_to_mask(probability, self.threshold)
-        kept = mask
+        kept = largest_component(mask) if self.largest_component else mask
         if self.opening:
             kept = open_slices(kept, self.opening)
-        if self.largest_component:
-            kept = largest_component(kept)
+            kept = largest_component(kept) if self.largest_component else kept
         return mask * kept if several and kept is not mask else kept
 
 
@@ -73,8 +74,8 @@ def open_slices(mask: np.ndarray, share: float) -> np.ndarray:
     """Cut off what is narrow for its slice: tongues that run from an organ into its neighbours.
 
     Each slice along z is opened (Serra 1982, "Image Analysis and Mathematical Morphology": all places of a disc that
-    fit into it, together) by a disc whose radius is `share` of that of a circle of the slice's own area. So the ends of
-    an organ, small in all, stay. Pixels are taken for squares; outside the image there is background.
+    fit into it, together) by a disc whose radius is `share` of that of a circle of the slice's own foreground. So the
+    ends of an organ, small in all, stay. Pixels are taken for squares; outside the image there is background.
 
     Args:
         mask: (X, Y, Z); non-zero is foreground.

@@ -75,7 +75,8 @@ def test_members_have_to_see_the_same(override, key, values):
 def test_members_may_differ_in_all_else(caplog):
     check_members(PATHS[:2], [load_recipe(), load_recipe(overrides=["base_channels=8", "loss=dice_ce", "seed=2"])])
     assert caplog.text == ""
-    check_members(PATHS[:2], [load_recipe(overrides=["tta=x"]), load_recipe(overrides=["tta=xy"])])
+    check_members(PATHS[:2], [load_recipe(overrides=["tta=x", "opening=0.3"]), load_recipe(overrides=["tta=xy"])])
+    assert "recipe key 'opening' is 0.3 in" in caplog.text
     assert "recipe key 'tta' is x in runs/a/ckpt/best.ckpt and xy in runs/b/ckpt/best.ckpt: taking the first" in (
         caplog.text)
 

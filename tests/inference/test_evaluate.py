@@ -247,6 +247,26 @@ def test_opening_shapes_the_mask_and_not_the_looks(cases):
     assert not (masks[1] & ~masks[0]).any()
 
 
+def test_looks_go_by_all_components_where_all_are_kept(cases):
+    """Of two lumps the next block has both in its middle, or the larger one alone."""
+    manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=1.0)
+    loaded = load_native(cases[0], manager)
+
+    def lumps(image):
+        answer = np.zeros_like(image)
+        answer[4:10, 10:22, 10:22] = answer[22:27, 10:22, 10:22] = 1
+        return answer
+
+    def blocks(**options):
+        predictor = FunctionPredictor(lumps)
+        segment(predictor, manager, loaded, Postprocess(**options))
+        return predictor.blocks
+
+    both = blocks(largest_component=False)
+    np.testing.assert_array_equal(blocks(largest_component=False, opening=0.2), both)
+    assert not np.array_equal(blocks()[1], both[1])
+
+
 def test_validation_with_further_looks_pictures_the_first_case(cases):
     manager = DataManager((1.5, 1.5, 1.5), (32, 32, 32), zoom_ml=1.0)
     expected = ValidationSet(manager, cases[:1]).run(bright())

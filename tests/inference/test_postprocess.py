@@ -184,6 +184,29 @@ def test_opening_of_the_recipe_comes_before_the_largest_component():
     assert both[48, 20, 0] == both[20, 20, 0] == 1 and both[38, 20, 0] == 0
 
 
+@pytest.mark.parametrize("island", [10, 14, 18, 22])
+def test_an_island_beside_the_end_of_an_organ_does_not_make_the_disc_larger(island):
+    organ = np.stack([disc((120, 60), (25, 30), radius) for radius in (4, 6, 8, 10, 12, 14, 16)], axis=2)
+    beside = np.zeros_like(organ)
+    beside[..., :2] = disc((120, 60), (90, 30), island)[..., np.newaxis]
+    if island == 22:
+        organ[..., 3:] |= disc((120, 60), (25, 30), 22)[..., np.newaxis]  # the largest all the same
+    kept = Postprocess(opening=0.3).mask((organ | beside).astype(np.float32))
+    np.testing.assert_array_equal(kept, Postprocess(opening=0.3).mask(organ.astype(np.float32)))
+    assert kept[..., 0].sum() >= 0.8 * organ[..., 0].sum()
+
+
+def test_opening_of_several_classes_keeps_them_and_their_islands():
+    """A slice without room for the disc, and no largest component: the mask is as it was, classes and all."""
+    classes = np.zeros((40, 5, 2), int)
+    classes[:, 2, 0], classes[:20, 2, 0] = 3, 2
+    classes[:4, :4, 1], classes[30:34, :4, 1] = 1, 3
+    probability = np.stack([classes == number for number in range(4)]).astype(np.float32)
+    kept = Postprocess(largest_component=False, opening=0.5).mask(probability)
+    np.testing.assert_array_equal(kept[..., 0], classes[..., 0])
+    assert kept[1, 1, 1] == 1 and kept[31, 1, 1] == 3
+
+
 def test_opening_of_several_classes_is_that_of_their_union():
     body, tongue = disc((60, 60), (20, 20), 12), np.zeros((60, 60), bool)
     tongue[30:50, 19:22] = True
