@@ -34,8 +34,18 @@ from src.report.html import package_versions
 
 
 def without_places(command: str) -> str:
-    """Return a command line with the last part alone of every path: where files lie is the machine's own affair."""
-    return shlex.join(Path(word).name if word.startswith("/") else word for word in shlex.split(command))
+    """Return a command line without the folders of its paths, which are the machine's own affair.
+
+    Of a path the last part stays, and of one within a run that from the seed's folder on.
+    """
+    return shlex.join(without_place(word) for word in shlex.split(command))
+
+
+def without_place(word: str) -> str:
+    if not word.startswith("/"):
+        return word
+    within = re.search(r"(seed[^/]+|together)/fold[^/]+(/.*)?$", word)
+    return within[0] if within else Path(word).name
 
 
 def read_fold(folder: Path) -> dict[str, Any]:
@@ -124,8 +134,8 @@ def draw(runs: list[dict[str, Any]]) -> Figure:
         label = f"fold {run['fold']}" if first else None
         loss.plot(range(1, len(curve["loss"]) + 1), curve["loss"], label=label, **style)
         dice.plot(curve["epoch"], curve["val_dice"], marker="o", markersize=3, **style)
-    paler = ", further seeds paler" if len({run["seed"] for run in runs}) > 1 else ""
-    for axes, title in ((loss, f"Training loss{paler}"), (dice, "Validation Dice, mean of the classes")):
+    paler = "; further seeds paler" if len({run["seed"] for run in runs}) > 1 else ""
+    for axes, title in ((loss, "Training loss"), (dice, f"Validation Dice, mean of the classes{paler}")):
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("epoch")
         axes.grid(color="#e3e7ee")
@@ -154,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
            for run in runs}
     metrics = (*METRICS, *class_metrics(classes_of(rows)))
     values = {metric.key: statistics(rows, metric.key) for metric in metrics}
-    recipe = runs[0]["recipe"]
+    recipe = {**runs[0]["recipe"], "pretrained": without_place(runs[0]["recipe"].get("pretrained", ""))}
     for fold in (*runs, *together):
         fold.pop("recipe", None)
         del fold["rows"], fold["evaluated"]

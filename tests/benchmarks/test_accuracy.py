@@ -56,7 +56,8 @@ def test_several_seeds_count_by_their_networks_together(output, tmp_path):
     (run, *_), (fold, *_) = found["folds"], found["together"]
     assert (run["steps"], run["seconds"], run["stall_share"]) == (6, 5.0, pytest.approx(0.04))
     assert run["curve"] == {"epoch": [2], "val_dice": [0.7], "loss": [0.5, 0.25]}
-    assert len(run["commands"]) == 2 and "eval.py --ckpt_path checkpoint" in fold["commands"][0]
+    assert len(run["commands"]) == 2 and "--run_dir seed1/fold0 --set" in run["commands"][0]
+    assert "eval.py --ckpt_path seed1/fold0/ckpt/checkpoint_vnet-10_3.ckpt seed2/fold0/ckpt/" in fold["commands"][0]
     assert (tmp_path / "docs" / "images" / "accuracy_x.png").stat().st_size > 10_000
 
 
