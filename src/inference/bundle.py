@@ -12,8 +12,8 @@ Of one with `tta` its `postprocessing` has `mirrors`, the axes: the answer to a 
 copies, each mirrored back.
 Of one with `zoom_ml` its `preprocessing` has it: the model is asked twice more, at the foreground of the answer before,
 and the three answers are averaged on the volume's own grid; see src/data/zoom.py.
-Of one with `opening` its `postprocessing` has it: the mask is opened slice by slice before its largest component is
-taken, see src/inference/postprocess.py.
+Of one with `opening` its `postprocessing` has it: the mask's largest component is opened slice by slice, and of that
+the largest component is kept, see src/inference/postprocess.py.
 A model of pictures takes (N, channels, H, W), slices one by one, and answers (N, H, W). Its `preprocessing` names the
 `task`, whose module in src/data says what happens to intensities and size. Without a data folder to take a case from,
 its golden case is a generated picture, and `recipe.json` says so.
