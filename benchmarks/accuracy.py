@@ -1,12 +1,12 @@
 """What a finished cross-validation says, as a result to be published: figures, learning curves, commands.
 
-    python benchmarks/accuracy.py OUTPUT_DIR NAME
+    python benchmarks/accuracy.py OUTPUT_DIR NAME [--seed 1]
 
 OUTPUT_DIR is that of cross_validate.py; the folds that are evaluated count, and the result says which these are. Writes
 benchmarks/results/accuracy_NAME.json: the mean over all out-of-fold cases of each metric with its spread, every case's
 Dice, each run's curve of validation Dice, seconds of training and share of them that waited for data, the recipe and
 the commands of all processes; and docs/images/accuracy_NAME.png, the curves. Of several seeds the figures are those of
-their networks together (cross_validate.py --together), with each seed's own Dice beside them; --seeds 1 takes one
+their networks together (cross_validate.py --together), with each seed's own Dice beside them; --seed takes one
 alone. Nothing is chosen by the cases that are scored: what is evaluated is the last checkpoint.
 """
 
@@ -53,25 +53,25 @@ def read_fold(folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "recipe.json").read_text())
     history = pd.read_csv(folder / "history.csv")
     validated = history[history["val_dice"].notna()]
-    logs = [folder.with_name(f"{folder.name}-{step}.log").read_text().splitlines() for step in ("train", "eval")]
     seconds = history["seconds"]
-    rows = read_rows(folder / "out_of_fold" / "metrics.csv")
     return {
-        "seed": run["recipe"]["seed"], "fold": run["recipe"]["fold"],
-        "recipe": run["recipe"], "recipe_name": run["recipe_name"],
-        "commands": [without_places(line[2:]) for lines in logs for line in lines if line.startswith("$ ")],
+        "seed": run["recipe"]["seed"], "recipe": run["recipe"], "recipe_name": run["recipe_name"],
         "training_cases": len(run["train_names"]), "training_names": " ".join(run["train_names"]),
         "backend": run["backend"],
         "steps": int(history["step"].iloc[-1]), "seconds": float(seconds.sum()),
         "stall_share": float((history["stall_share"] * seconds).sum() / seconds.sum()),
         "curve": {"epoch": validated["epoch"].tolist(), "val_dice": validated["val_dice"].tolist(),
                   "loss": history["loss"].tolist()},
-        **read_evaluation(folder), "cases": len(rows), "dice": mean_dice(rows), "rows": rows}
+        **read_evaluation(folder, "train", "eval")}
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """Return which checkpoints a fold's evaluation is of, by which settings, and a hash of its cases."""
-    return {"evaluated": json.loads((folder / "out_of_fold" / "evaluated.json").read_text())}
+def read_evaluation(folder: Path, *steps: str) -> dict[str, Any]:
+    """Return what a fold's evaluation says, which checkpoints and settings it is of, and the commands of its steps."""
+    rows = read_rows(folder / "out_of_fold" / "metrics.csv")
+    logs = [folder.with_name(f"{folder.name}-{step}.log").read_text().splitlines() for step in steps]
+    return {"fold": int(folder.name.removeprefix("fold")), "cases": len(rows), "dice": mean_dice(rows), "rows": rows,
+            "evaluated": json.loads((folder / "out_of_fold" / "evaluated.json").read_text()),
+            "commands": [without_places(line[2:]) for lines in logs for line in lines if line.startswith("$ ")]}
 
 
 def mean_dice(rows: list[dict[str, Any]]) -> float:
@@ -103,7 +103,7 @@ def check_together(output: Path, runs: list[dict[str, Any]], together: list[dict
         if missing:
             raise UserError(f"{output}: fold {', '.join(map(str, sorted(missing)))} is evaluated in one of seed{seed} "
                             "and together, expected the same folds in both; repeat cross_validate.py with --seeds and "
-                            "--together, or take one seed with --seeds")
+                            "--together, or take one seed with --seed")
     for fold in together:
         members = [run["evaluated"] for run in runs if run["fold"] == fold["fold"]]
         networks = {name: digest for member in members for name, digest in member["checkpoints"].items()}
@@ -112,15 +112,6 @@ def check_together(output: Path, runs: list[dict[str, Any]], together: list[dict
             if fold["evaluated"] != wanted:
                 raise UserError(f"{output / 'together'}/fold{fold['fold']}: evaluated as {fold['evaluated']}, expected "
                                 f"{wanted} as the seeds are; repeat cross_validate.py with --seeds and --together")
-
-
-def read_together(folder: Path) -> dict[str, Any]:
-    """Return what a fold's evaluation by the networks of all seeds says."""
-    rows = read_rows(folder / "out_of_fold" / "metrics.csv")
-    log = folder.with_name(f"{folder.name}-eval.log").read_text().splitlines()
-    return {"fold": int(folder.name.removeprefix("fold")), "cases": len(rows), "dice": mean_dice(rows),
-            "commands": [without_places(line[2:]) for line in log if line.startswith("$ ")],
-            **read_evaluation(folder), "rows": rows}
 
 
 def draw(runs: list[dict[str, Any]]) -> Figure:
@@ -149,19 +140,19 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: all of which a fold is evaluated")
+    parser.add_argument("--seed", type=int, help="this one alone (default: all of which a fold is evaluated)")
     args = parser.parse_args(argv)
-    seeds = args.seeds or seeds_in(args.output_dir)
-    if unknown := sorted(set(seeds) - set(seeds_in(args.output_dir))):
-        raise UserError(f"--seeds {', '.join(map(str, unknown))}: no evaluated fold of it in {args.output_dir}")
+    seeds = seeds_in(args.output_dir)
+    if args.seed is not None and args.seed not in seeds:
+        raise UserError(f"--seed {args.seed}: no evaluated fold of it in {args.output_dir}, expected one of {seeds}")
+    seeds = seeds if args.seed is None else [args.seed]
     runs = [read_fold(folder) for seed in seeds for folder in evaluated(args.output_dir / f"seed{seed}")]
     together = []
     if len(seeds) > 1:
-        together = [read_together(folder) for folder in evaluated(args.output_dir / "together")]
+        together = [read_evaluation(folder, "eval") for folder in evaluated(args.output_dir / "together")]
         check_together(args.output_dir, runs, together)
     rows = [row for fold in together or runs for row in fold["rows"]]
-    own = {run["seed"]: mean_dice([row for other in runs if other["seed"] == run["seed"] for row in other["rows"]])
-           for run in runs}
+    own = {seed: mean_dice([row for run in runs if run["seed"] == seed for row in run["rows"]]) for seed in seeds}
     metrics = (*METRICS, *class_metrics(classes_of(rows)))
     values = {metric.key: statistics(rows, metric.key) for metric in metrics}
     recipe = {**runs[0]["recipe"], "pretrained": without_place(runs[0]["recipe"].get("pretrained", ""))}

@@ -62,7 +62,7 @@ def test_several_seeds_count_by_their_networks_together(output, tmp_path):
 
 
 def test_one_seed_counts_by_itself(output, tmp_path):
-    assert accuracy.main([str(output), "x", "--seeds", "2"]) == 0
+    assert accuracy.main([str(output), "x", "--seed", "2"]) == 0
     found = result(tmp_path)
     assert found["out_of_fold"]["dice"]["mean"] == pytest.approx(0.63)
     assert {run["seed"] for run in found["folds"]} == {2} and "together" not in found
@@ -94,5 +94,5 @@ def test_what_does_not_belong_together_is_refused(output, tmp_path, capsys):
 
 
 def test_a_seed_that_is_not_there(output, tmp_path, capsys):
-    assert accuracy.main([str(output), "x", "--seeds", "1", "4"]) == EXIT_USER_ERROR
-    assert "--seeds 4: no evaluated fold of it" in capsys.readouterr().err
+    assert accuracy.main([str(output), "x", "--seed", "4"]) == EXIT_USER_ERROR
+    assert "--seed 4: no evaluated fold of it" in capsys.readouterr().err
